@@ -1,0 +1,71 @@
+"""The README and the docs: their code runs, their tables are complete, their links lead somewhere."""
+
+import contextlib
+import io
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+import chunkstore
+
+TOP = Path(__file__).parent.parent
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)( notest)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    return [(language, bool(notest), text) for language, notest, text in BLOCK.findall(page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for (language, notest, code), following in itertools.pairwise([*blocks(page), ("", False, "")]):
+        if language != "python" or notest:
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, str(page), "exec"), {})
+        if following[0] == "text":
+            assert printed.getvalue() == following[2]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_setting_is_documented_with_its_default():
+    page = (TOP / "docs/reference/settings.md").read_text()
+    rows = {
+        name: row for row in page.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
+    }
+    assert set(rows) == set(chunkstore.Settings.model_fields)
+    for name, field in chunkstore.Settings.model_fields.items():
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert f"| {field.default:.0f} |" in rows[name]
+
+
+def test_every_error_is_documented():
+    page = (TOP / "docs/reference/errors.md").read_text()
+    public = {name for name in chunkstore.__all__ if name.endswith("Error")}
+    inner = {"ChunkStoreError", "AlreadyExistsError", "NotFoundError", "ObjectNotFoundError"}
+    assert public - inner <= set(re.findall(r"`(\w+Error)`", page))
+
+
+def test_the_format_page_shows_a_key_as_the_store_makes_it():
+    from chunkstore import keys
+
+    page = (TOP / "docs/format.md").read_text()
+    for chunk in (
+        keys.header("r"),
+        keys.job("r"),
+        keys.step("r", "map.eu.train"),
+        keys.branch("r", "map.eu"),
+        keys.parameter("r", "alpha"),
+        keys.parameter("r", "alpha", "map.eu"),
+    ):
+        assert f"`{keys.key_of(chunk).removeprefix('r/')}`" in page
