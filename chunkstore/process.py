@@ -1,0 +1,60 @@
+"""One value per process: what a fork must never share (connections, locks, event loops, session ids, caches)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ProcessLocal(Generic[T]):
+    """Holds `make()`, and makes it anew in a forked child.
+
+    Executors fork after the parent has used the store. A connection that both sides use mixes two conversations on one
+    socket, and a lock that another thread held at the moment of the fork stays locked for ever. So the child never uses
+    what it inherited, and never finalises it, not even at its exit: closing an inherited connection takes its socket
+    out of the epoll set, which both processes share, and the parent then waits for an answer that it can no longer see.
+
+    `make` opens nothing by itself: two threads that ask at once may both call it, one result wins and both get it.
+    Pickles as its maker: settings travel, values do not.
+    """
+
+    __slots__ = ("__weakref__", "_make", "_values")
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: dict[int, T] = {}
+        _LIVING.add(self)
+
+    def get(self) -> T:
+        """This process's value."""
+        # Asked each time: a fork by an extension module runs no hook.
+        process = os.getpid()
+        try:
+            return self._values[process]
+        except KeyError:
+            # setdefault is one atomic step, so of two threads right after a fork both return the same value.
+            return self._values.setdefault(process, self._make())
+
+    def __reduce__(self) -> tuple[type[ProcessLocal[T]], tuple[Callable[[], T]]]:
+        return ProcessLocal, (self._make,)
+
+
+_LIVING: Final[weakref.WeakSet[ProcessLocal[Any]]] = weakref.WeakSet()
+
+
+def _abandon_inherited() -> None:
+    """In the child, right after a fork: keeps all inherited values from ever being finalised, and out of reach."""
+    for local in list(_LIVING):
+        for value in local._values.values():
+            # One reference that nobody owns. Any other kind goes away when the interpreter clears its modules.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+        local._values.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_inherited)
