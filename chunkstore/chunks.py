@@ -1,0 +1,421 @@
+"""One chunk's life: create, change, read, read many, delete. Knows no model and no run log.
+
+Every write has one of three outcomes: it happened; it conflicts with somebody else's; or nobody can say, because the reply was
+lost and the object could not be read back (`WriteStateUnknownError`). A lost reply is not a conflict: each chunk carries,
+for every session that wrote it, the number of its last write, so reading the object tells whether ours is in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from chunkstore import codec, keys
+from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, unchanged
+from chunkstore.clock import HybridClock
+from chunkstore.codec import Chunk, Envelope
+from chunkstore.errors import (
+    AlreadyExistsError,
+    BackendUnavailableError,
+    ConflictError,
+    FormatError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    WriteStateUnknownError,
+)
+from chunkstore.keys import ChunkId
+from chunkstore.known import KnownChunks, Stored
+from chunkstore.process import ProcessLocal
+from chunkstore.values import Content
+
+log = logging.getLogger(__name__)
+
+Edit = Callable[[Content], Content]
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MAX_WRITERS: Final = 64
+_REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may meet half an object
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long an operation may take and how it waits between tries; injected, so that tests need not wait."""
+
+    deadline: float = 30.0
+    first_pause: float = 0.002
+    longest_pause: float = 0.5
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A write to be made: `edit` turns what stands there into what shall stand there; `initial` is for when nothing does."""
+
+    chunk: ChunkId
+    edit: Edit
+    initial: Content | None = None
+    barrier: bool = False
+    always: bool = False
+    """Write even what this process believes to stand there already: somebody may have changed it since."""
+    founding: bool = False
+    """Where nothing is, the chunk is the first of its run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a listing led to: the chunks by key, and what could not be read of them."""
+
+    chunks: list[Stored] = field(default_factory=list)
+    damaged: list[FormatError] = field(default_factory=list)
+
+
+class _Session:
+    """One writer of one store in one process, and how many writes it has numbered.
+
+    Writes that are under way at the same time belong to different sessions: of two threads that share one, the later
+    number would stand in the object for both, and the one that lost the race would take it for its own.
+    """
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(6)
+        self.numbers = itertools.count(1)
+
+
+class Chunks:
+    """The chunks in one backend, as this process sees them."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        compress_above: int | None = None,
+        known_bytes: int = 64 << 20,
+        timing: Timing | None = None,
+        clock: HybridClock | None = None,
+    ) -> None:
+        self.backend = backend
+        self.known = KnownChunks(known_bytes)
+        self._compress_above = compress_above
+        self._timing = timing or Timing()
+        self._clock = clock or HybridClock()
+        self._idle_sessions: ProcessLocal[list[_Session]] = ProcessLocal(list)
+        self._workers = ProcessLocal(self._make_workers)
+
+    def create(self, chunk: ChunkId, content: Content) -> Stored:
+        """Founds a run: the first chunk of its folder. Raises `AlreadyExistsError`. One request, durable at once."""
+        key = keys.key_of(chunk)
+        outcome = self._put(self._new(chunk, content), key, FOUND, True, self._pauses(key))
+        if not outcome.landed:
+            raise AlreadyExistsError(f"{chunk} exists in {self.backend.place}", run_id=chunk.run_id, key=key)
+        return outcome.stored
+
+    def change(self, change: Change) -> Stored:
+        """Makes one change by compare-and-swap, and repeats it on top of other writers' until it holds.
+
+        One request where this process knows the chunk or it is new; one more per conflict, and a read for each.
+        Raises `ObjectNotFoundError` where nothing is and there is no `initial`, or where the run is gone.
+        """
+        key = keys.key_of(change.chunk)
+        stored = self.known.get(key)
+        if stored is None and change.initial is None:
+            stored = self.read(change.chunk)
+        pauses = self._pauses(key)
+        while True:
+            try:
+                outcome = self._try(change, key, stored, pauses)
+            except ObjectNotFoundError:
+                if stored is None or change.initial is None or change.chunk.kind is keys.Kind.HEADER:
+                    raise
+                self._require_header(change.chunk.run_id)
+                stored = None  # only this chunk was taken away; its run is there
+                continue
+            if outcome.landed:
+                return outcome.stored
+            stored = outcome.stored
+            next(pauses)
+
+    def _try(self, change: Change, key: str, stored: Stored | None, pauses: Iterator[None]) -> _Outcome:
+        """One try to make a change on top of what stood there last."""
+        if stored is None:
+            assert change.initial is not None
+            condition = FOUND if change.founding else CREATE
+            return self._put(self._new(change.chunk, change.initial), key, condition, change.barrier, pauses)
+        if stored.chunk.envelope.deleted:
+            raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
+        content = change.edit(stored.chunk.content)
+        if content == stored.chunk.content and not change.always:
+            return _Outcome(landed=True, stored=stored)
+        return self._put(Chunk(stored.chunk.envelope, content), key, unchanged(stored.version), change.barrier, pauses)
+
+    def _require_header(self, run_id: str) -> None:
+        header = self.read(keys.header(run_id))
+        if header.chunk.envelope.deleted:
+            raise ObjectNotFoundError(f"{header.key} is being deleted from {self.backend.place}", key=header.key)
+
+    def change_many(self, changes: Iterable[Change]) -> list[Stored]:
+        """Makes independent changes, as many at once as the backend has use for. The first error is raised, after all ended."""
+        return self._at_once(self.change, list(changes))
+
+    def mark_deleted(self, chunk: ChunkId) -> Stored:
+        """Marks a header, so that its run is gone for readers at once. Two requests, one where it is known."""
+        key = keys.key_of(chunk)
+        stored = self.known.get(key) or self.read(chunk)
+        pauses = self._pauses(key)
+        while not stored.chunk.envelope.deleted:
+            marked = replace(stored.chunk, envelope=replace(stored.chunk.envelope, deleted=True))
+            outcome = self._put(marked, key, unchanged(stored.version), False, pauses)
+            stored = outcome.stored
+            if not outcome.landed:
+                next(pauses)
+        return stored
+
+    def delete_many(self, found: Iterable[str]) -> None:
+        """Removes the objects under these keys. One request each."""
+        names = list(found)
+        self._at_once(self.backend.delete, names)
+        for key in names:
+            self.known.forget(key)
+
+    def read(self, chunk: ChunkId) -> Stored:
+        """The chunk as it is now. Raises `ObjectNotFoundError`, `FormatError`. One request."""
+        key = keys.key_of(chunk)
+        try:
+            stored = self._read(key)
+        except ObjectNotFoundError:
+            self.known.forget(key)
+            raise
+        except InvalidInputError as error:  # another name in another case, on a case-blind file system
+            raise ObjectNotFoundError(f"{self.backend.place} holds no {chunk}", key=key) from error
+        return stored
+
+    def read_many(self, chunks: Iterable[ChunkId]) -> Scan:
+        """The chunks that are there. One request each, all at once."""
+        return self._fetch([keys.key_of(chunk) for chunk in chunks], Scan())
+
+    def scan(self, prefix: str) -> Scan:
+        """All chunks whose key starts with the prefix. One listing, and one request for each that changed since last seen."""
+        scan, fetch = Scan(), []
+        for entry in self.backend.list(prefix):
+            known = self.known.get(entry.key)
+            if known is not None and entry.version and known.version == entry.version:
+                scan.chunks.append(known)
+            elif keys.parse(entry.key) is not None:
+                fetch.append(entry.key)
+        return self._fetch(fetch, scan)
+
+    def close(self) -> None:
+        """Lets threads and connections go; both come again when they are needed."""
+        self._workers.get().shutdown()
+        self._workers = ProcessLocal(self._make_workers)
+        self.backend.close()
+
+    def _make_workers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.backend.concurrency, thread_name_prefix="chunkstore")
+
+    def _at_once(self, work: Callable[[T], R], items: list[T]) -> list[R]:
+        if len(items) < 2 or self.backend.concurrency < 2:
+            return [work(item) for item in items]
+        futures = [self._workers.get().submit(work, item) for item in items]
+        errors = [error for error in (future.exception() for future in futures) if error is not None]
+        if errors:
+            raise errors[0]
+        return [future.result() for future in futures]
+
+    def _new(self, chunk: ChunkId, content: Content) -> Chunk:
+        envelope = Envelope(chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, self._clock.stamp())
+        return Chunk(envelope, content)
+
+    def _put(self, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]) -> _Outcome:
+        """Puts a chunk until it landed or somebody else's stands there instead."""
+        with self._session() as session:
+            return self._put_as(session, chunk, key, condition, barrier, pauses)
+
+    @contextmanager
+    def _session(self) -> Iterator[_Session]:
+        """A session that nobody else writes with until the block ends."""
+        idle = self._idle_sessions.get()
+        try:
+            session = idle.pop()
+        except IndexError:  # not asked before: another thread may take the last one in between
+            session = _Session()
+        try:
+            yield session
+        finally:
+            idle.append(session)
+
+    def _put_as(
+        self, session: _Session, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]
+    ) -> _Outcome:
+        number = next(session.numbers)
+        chunk = Chunk(_signed(chunk.envelope, session.name, number), chunk.content)
+        data = codec.encode(chunk, compress_above=self._compress_above)
+        while True:
+            try:
+                version = self.backend.put(key, data, condition, barrier=barrier)
+            except (ConflictError, BackendUnavailableError) as failure:
+                if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
+                    raise
+                current = self._read_back(key, failure)
+            else:
+                return self._landed(Stored(key, chunk, version))
+            if current is not None and current.chunk.envelope.writers.get(session.name, 0) >= number:
+                log.debug("%s landed although its reply said otherwise", key)
+                return self._landed(current)
+            if current is not None and current.version != condition.version:
+                return _Outcome(landed=False, stored=current)
+            if current is None and condition.kind == "unchanged":
+                self.known.forget(key)
+                raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
+            next(pauses)  # nothing changed there: a passing fault, or a conflict with a write that then failed
+
+    def _landed(self, stored: Stored) -> _Outcome:
+        self.known.put(stored)
+        return _Outcome(landed=True, stored=stored)
+
+    def _read_back(self, key: str, failure: Exception) -> Stored | None:
+        """What stands there after a put that did not clearly succeed."""
+        try:
+            return self._read(key)
+        except ObjectNotFoundError:
+            return None
+        except BackendUnavailableError as error:
+            raise WriteStateUnknownError(
+                f"nobody can say whether {key} was written to {self.backend.place}: {failure}, and then it could not be "
+                f"read back: {error}. Repeat the call when the place answers again; it does no harm",
+                transient=True,
+                key=key,
+            ) from failure
+
+    def _read(self, key: str) -> Stored:
+        try:
+            return self._take(key, self.backend.get(key))
+        except FormatError:
+            if self._is_atomic():
+                raise
+        return self._read_again(key)
+
+    def _read_again(self, key: str) -> Stored:
+        """Reads an object that was half there, on a place where replacing is not atomic."""
+        for pause in _REREADS:
+            self._timing.sleep(pause)
+            try:
+                return self._take(key, self.backend.get(key))
+            except (FormatError, ObjectNotFoundError):
+                continue
+        return self._take(key, self.backend.get(key))
+
+    def _is_atomic(self) -> bool:
+        """Asked only in doubt: it may cost requests, and a reader may have no right to make them."""
+        try:
+            return self.backend.guarantees.atomic
+        except BackendUnavailableError:
+            return True
+
+    def _take(self, key: str, blob: Blob) -> Stored:
+        """Decodes an object, checks that it is what its key says, and remembers it."""
+        chunk = codec.decode(blob.data, key)
+        self._check_name(key, chunk.envelope)
+        stored = Stored(key, chunk, blob.version)
+        self._clock.saw(chunk.envelope.created_at)
+        self.known.put(stored)
+        return stored
+
+    def _check_name(self, key: str, envelope: Envelope) -> None:
+        try:
+            actual = keys.key_of(chunk_of(envelope))
+        except ValueError as error:
+            raise FormatError(f"{key} names a chunk that cannot be: {error}", key=key) from error
+        if actual == key:
+            return
+        if actual.casefold() == key.casefold():
+            raise InvalidInputError(
+                f"{key} and {actual} differ only in upper and lower case, and {self.backend.place} does not tell them apart; "
+                "rename one of the two",
+                key=key,
+            )
+        raise FormatError(f"{key} holds the chunk that belongs to {actual}; somebody moved it: move it back", key=key)
+
+    def _fetch(self, wanted: list[str], scan: Scan) -> Scan:
+        doubtful = dict.fromkeys(wanted)
+        for key, blob in self.backend.get_many(wanted):
+            try:
+                scan.chunks.append(self._take(key, blob))
+            except InvalidInputError as error:  # another name in another case: nobody asked for that one
+                log.debug("%s", error)
+            except FormatError as error:
+                doubtful[key] = error
+                continue
+            del doubtful[key]
+        if doubtful:
+            self._settle(doubtful, scan)
+        return scan
+
+    def _settle(self, doubtful: dict[str, FormatError | None], scan: Scan) -> None:
+        """Listed, but not there or not whole: deleted or damaged; or just being replaced, where that is not atomic."""
+        atomic = self._is_atomic()
+        for key, error in doubtful.items():
+            self.known.forget(key)
+            try:
+                if not atomic:
+                    scan.chunks.append(self._read_again(key))
+                elif error is not None:
+                    scan.damaged.append(error)
+            except ObjectNotFoundError:
+                continue
+            except FormatError as damage:
+                scan.damaged.append(damage)
+
+    def _pauses(self, key: str) -> Iterator[None]:
+        """Waits a random while, longer from time to time, until the deadline; the first time not at all."""
+        timing = self._timing
+        end = timing.now() + timing.deadline
+        pause = timing.first_pause
+        for tries in itertools.count(1):
+            yield
+            if timing.now() >= end:
+                raise ConflictError(
+                    f"gave up writing {key} to {self.backend.place} after {tries} tries in {timing.deadline:g} s, each one "
+                    "overtaken by another writer; repeat the call, or raise timeout_seconds",
+                    key=key,
+                )
+            timing.sleep(pause * timing.random())
+            pause = min(2 * pause, timing.longest_pause)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a put came to: ours stands there (perhaps with later changes on top), or somebody else's."""
+
+    landed: bool
+    stored: Stored
+
+
+def chunk_of(envelope: Envelope) -> ChunkId:
+    """The chunk that an envelope names."""
+    return ChunkId(envelope.run, keys.Kind(envelope.kind), envelope.name, envelope.scope)
+
+
+def _may_have_landed(failure: BackendUnavailableError) -> bool:
+    return failure.transient or isinstance(failure, WriteStateUnknownError)
+
+
+def _signed(envelope: Envelope, session: str, number: int) -> Envelope:
+    """With this session's last write; of more than `_MAX_WRITERS` sessions the one that wrote longest ago goes."""
+    writers = {name: last for name, last in envelope.writers.items() if name != session}
+    while len(writers) >= _MAX_WRITERS:
+        del writers[next(iter(writers))]
+    writers[session] = number
+    return Envelope(
+        envelope.run, envelope.kind, envelope.name, envelope.scope, envelope.created_at, writers, envelope.deleted
+    )

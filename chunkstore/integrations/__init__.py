@@ -1,0 +1,1 @@
+"""chunkstore inside other tools. Each module needs its tool installed and is imported by it."""

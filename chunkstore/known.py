@@ -1,0 +1,122 @@
+"""What this process knows: the chunks that it last saw, and from what each model object in its hands was made."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from chunkstore.codec import Chunk
+from chunkstore.process import ProcessLocal
+from chunkstore.values import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A chunk as it stands in the backend, with the version it has there."""
+
+    key: str
+    chunk: Chunk
+    version: str
+
+
+class KnownChunks:
+    """The chunks last seen, by key, bounded in bytes; the longest unseen goes first.
+
+    A forked child starts with what its parent knew: versions mean the same everywhere.
+    """
+
+    _OVERHEAD = 1000  # bytes of Python objects around one body, about
+    _OVERHEAD_EXACT = 200  # and for each value that JSON could not hold
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._chunks: dict[str, Stored] = {}
+        self._lock = ProcessLocal(threading.Lock)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._chunks
+
+    def get(self, key: str) -> Stored | None:
+        """The chunk as it was seen last, which may not be as it is."""
+        return self._chunks.get(key)
+
+    def put(self, stored: Stored) -> None:
+        """Remembers a chunk that was read or written."""
+        with self._lock.get():
+            self._drop(stored.key)
+            self._chunks[stored.key] = stored
+            self._bytes += self._size(stored)
+            while self._bytes > self._max_bytes and len(self._chunks) > 1:
+                self._drop(next(iter(self._chunks)))
+
+    def forget(self, key: str) -> None:
+        """Drops one chunk."""
+        with self._lock.get():
+            self._drop(key)
+
+    def forget_all(self, prefix: str) -> None:
+        """Drops the chunks whose key starts with the prefix."""
+        with self._lock.get():
+            for key in [key for key in self._chunks if key.startswith(prefix)]:
+                self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        stored = self._chunks.pop(key, None)
+        if stored is not None:
+            self._bytes -= self._size(stored)
+
+    def _size(self, stored: Stored) -> int:
+        content = stored.chunk.content
+        return len(content.body) + len(stored.key) + self._OVERHEAD + self._OVERHEAD_EXACT * len(content.exact)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """From what a model object was made: its own chunk, and the parameters that it carries."""
+
+    content: Content
+    parameters: Mapping[str, Content] = field(default_factory=lambda: _NO_PARAMETERS)
+
+
+_NO_PARAMETERS: Final[Mapping[str, Content]] = {}
+
+
+class _Noted(weakref.ref[object]):
+    """A model object that may go, and its origin. One object, not three: a store notes many."""
+
+    __slots__ = ("number", "origin")
+
+    number: int
+    origin: Origin
+
+
+class Origins:
+    """The origin of each model object that was handed out or written, for as long as the object lives.
+
+    The version that the process saw last is not enough to know what a caller changed: with two threads, the object in
+    one's hands may be older than what the other read meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._noted: dict[int, _Noted] = {}
+
+    def of(self, thing: object) -> Origin | None:
+        """The object's origin; None for one that was made by hand, or copied."""
+        noted = self._noted.get(id(thing))
+        return noted.origin if noted is not None and noted() is thing else None
+
+    def note(self, thing: object, origin: Origin) -> None:
+        """Remembers it until the object goes."""
+        noted = _Noted(thing, self._forget)
+        noted.number = id(thing)
+        noted.origin = origin
+        self._noted[noted.number] = noted
+
+    def _forget(self, gone: weakref.ref[object]) -> None:
+        assert isinstance(gone, _Noted)
+        if self._noted.get(gone.number) is gone:  # the number may be another object's by now
+            del self._noted[gone.number]

@@ -1,0 +1,211 @@
+"""Chunks → model objects: a run log in full or without its steps, with what is wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic import BaseModel
+
+from chunkstore import keys
+from chunkstore.assembly import Branch, Parts, Run, Step, assemble, missing_parents
+from chunkstore.chunks import Chunks
+from chunkstore.clock import as_datetime
+from chunkstore.errors import FormatError, RunLogNotFoundError
+from chunkstore.keys import ChunkId, Kind
+from chunkstore.known import Origin, Origins, Stored
+from chunkstore.models import BranchLog, JobLog, RunLog, Status
+from chunkstore.schema import Schema
+from chunkstore.values import Content
+
+
+class Parameters(dict[str, object]):
+    """The parameters of a scope, and what each of them was when it was read.
+
+    A plain dict in all else. Handing it back to `set_parameters` writes what was changed in it, and nothing else.
+    """
+
+    def __init__(
+        self, items: Mapping[str, object] | Iterable[tuple[str, object]] = (), seen: Mapping[str, Content] | None = None
+    ) -> None:
+        super().__init__(items)
+        self.seen: Mapping[str, Content] = seen or {}
+
+    def copy(self) -> Parameters:
+        """A shallow copy that remembers the same."""
+        return Parameters(self, self.seen)
+
+    __repr__ = dict.__repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a run that a person should look at: `damaged`, or an `orphan` whose parent was not there."""
+
+    sort: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A run log as far as it can be read, and what is wrong with it."""
+
+    run_log: RunLog
+    findings: tuple[Finding, ...] = ()
+
+
+class Reader:
+    """Makes model objects of chunks, and notes of each from what it was made."""
+
+    def __init__(self, chunks: Chunks, schema: Schema, origins: Origins) -> None:
+        self._chunks = chunks
+        self._schema = schema
+        self._origins = origins
+
+    def without_steps(self, run_id: str) -> Reading:
+        """Header, job and the run's own parameters."""
+        scan = self._chunks.read_many([keys.header(run_id), keys.job(run_id)])
+        found = {stored.chunk.envelope.kind: stored for stored in scan.chunks}
+        header = found.get(Kind.HEADER.value)
+        if header is None and not scan.damaged:
+            raise self.no_run(run_id)
+        parameters = self._chunks.scan(keys.prefix_of_parameters(run_id))
+        damaged = [*scan.damaged, *parameters.damaged]
+        run_log = self._run_log(run_id, header, parameters.chunks, found.get(Kind.JOB.value), damaged)
+        return Reading(run_log, _findings(damaged, []))
+
+    def full(self, run_id: str) -> Reading:
+        """Everything, put together."""
+        scan = self._chunks.scan(keys.prefix_of_run(run_id))
+        damaged = scan.damaged
+        by_kind: dict[str, list[Stored]] = {kind.value: [] for kind in Kind}
+        for stored in sorted(scan.chunks, key=age):
+            by_kind[stored.chunk.envelope.kind].append(stored)
+        header = next(iter(by_kind[Kind.HEADER]), None)
+        if header is None and not any(keys.parse(error.key) == keys.header(run_id) for error in damaged):
+            raise self.no_run(run_id, leftovers=len(scan.chunks) + len(damaged))
+        scoped = [stored for stored in by_kind[Kind.PARAMETER] if stored.chunk.envelope.scope]
+        own = [stored for stored in by_kind[Kind.PARAMETER] if not stored.chunk.envelope.scope]
+        run_log = self._run_log(run_id, header, own, next(iter(by_kind[Kind.JOB]), None), damaged)
+        parts = Parts()
+        self._add(parts, [*by_kind[Kind.STEP], *by_kind[Kind.BRANCH]], damaged)
+        self._add_parameters(parts, scoped, damaged)
+        self._complete(run_id, parts, damaged)
+        placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
+        return Reading(run_log, _findings(damaged, placeholders))
+
+    def model(self, stored: Stored) -> BaseModel:
+        """The model object of a step, branch or job chunk."""
+        model = self._schema.read(Kind(stored.chunk.envelope.kind), stored.chunk.content, stored.key)
+        self._origins.note(model, Origin(stored.chunk.content))
+        return model
+
+    def header(self, stored: Stored) -> RunLog:
+        """The run log of a header, without parameters, job and steps."""
+        return self.noted(cast(RunLog, self._schema.read(Kind.HEADER, stored.chunk.content, stored.key)), stored)
+
+    def noted(self, run_log: RunLog, stored: Stored, parameters: Mapping[str, Content] | None = None) -> RunLog:
+        """The run log, with its creation time and with a note of its origin."""
+        if "created_at" in type(run_log).model_fields:
+            run_log.created_at = as_datetime(stored.chunk.envelope.created_at)
+        self._origins.note(run_log, Origin(stored.chunk.content, parameters or {}))
+        return run_log
+
+    def parameters(self, found: Iterable[Stored], damaged: list[FormatError]) -> Parameters:
+        """The parameters of one scope; what cannot be read is added to `damaged`."""
+        parameters, seen = {}, {}
+        for stored in sorted(found, key=age):
+            name = stored.chunk.envelope.name
+            try:
+                parameters[name] = self._schema.read_parameter(stored.chunk.content, stored.key)
+            except FormatError as error:
+                damaged.append(error)
+            seen[name] = stored.chunk.content
+        return Parameters(parameters, seen)
+
+    def no_run(self, run_id: str, leftovers: int = 0) -> RunLogNotFoundError:
+        """The error for a run that is not there."""
+        also = f"; {leftovers} chunks without a header are, which delete_run_log removes" if leftovers else ""
+        return RunLogNotFoundError(f"run {run_id!r} is not in {self._chunks.backend.place}{also}", run_id=run_id)
+
+    def _run_log(
+        self, run_id: str, header: Stored | None, own: list[Stored], job: Stored | None, damaged: list[FormatError]
+    ) -> RunLog:
+        if header is not None and header.chunk.envelope.deleted:
+            raise self.no_run(run_id)
+        parameters = self.parameters(own, damaged)
+        if header is None:
+            run_log = cast(RunLog, self._schema.run_log(run_id=run_id))
+        else:
+            run_log = self.header(header)
+            self._origins.note(run_log, Origin(header.chunk.content, parameters.seen))
+        run_log.parameters.update(parameters)  # type: ignore[arg-type]  # a client's parameters are its own
+        if job is not None:
+            run_log.job = cast(JobLog, self.model(job))
+        return run_log
+
+    def _add(self, parts: Parts, found: Iterable[Stored], damaged: list[FormatError]) -> None:
+        for stored in found:
+            try:
+                model = self.model(stored)
+            except FormatError as error:
+                damaged.append(error)
+                continue
+            if stored.chunk.envelope.kind == Kind.STEP:
+                parts.steps[stored.chunk.envelope.name] = cast(Step, model)
+            else:
+                parts.branches[stored.chunk.envelope.name] = cast(Branch, model)
+
+    def _add_parameters(self, parts: Parts, scoped: Iterable[Stored], damaged: list[FormatError]) -> None:
+        by_scope: dict[str, list[Stored]] = {}
+        for stored in scoped:
+            by_scope.setdefault(stored.chunk.envelope.scope, []).append(stored)
+        for scope, found in by_scope.items():
+            parameters = self.parameters(found, damaged)
+            parts.parameters += [(scope, name, value) for name, value in parameters.items()]
+            origin = self._origins.of(parts.branches.get(scope))
+            if origin is not None:
+                self._origins.note(parts.branches[scope], Origin(origin.content, parameters.seen))
+
+    def _complete(self, run_id: str, parts: Parts, damaged: list[FormatError]) -> None:
+        """Asks by name for parents that the listing did not show: they may have come after its page."""
+        asked: set[ChunkId] = set()
+        while True:
+            branches, steps = missing_parents(parts)
+            wanted = {keys.branch(run_id, name) for name in branches} | {keys.step(run_id, name) for name in steps}
+            if not wanted - asked:
+                return
+            scan = self._chunks.read_many(wanted - asked)
+            asked |= wanted
+            damaged += scan.damaged
+            self._add(parts, sorted(scan.chunks, key=age), damaged)
+
+
+class _Placeholders:
+    """What stands in a run log where a chunk is missing."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    def step(self, name: str, internal_name: str) -> Step:
+        message = "placeholder of chunkstore: this step has children, but it is not stored itself"
+        status = Status.CREATED.value
+        return cast(Step, self._schema.step_log(name=name, internal_name=internal_name, status=status, message=message))
+
+    def branch(self, internal_name: str) -> Branch:
+        made = cast(BranchLog, self._schema.branch_log(internal_name=internal_name, status=Status.CREATED.value))
+        return cast(Branch, made)
+
+
+def age(stored: Stored) -> tuple[str, str]:
+    """What orders chunks: their creation."""
+    return stored.chunk.envelope.created_at, stored.key
+
+
+def _findings(damaged: list[FormatError], placeholders: list[str]) -> tuple[Finding, ...]:
+    return (
+        *(Finding("damaged", error.key, str(error)) for error in damaged),
+        *(Finding("orphan", name, f"{name!r} has children but is not stored itself") for name in placeholders),
+    )

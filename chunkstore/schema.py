@@ -1,0 +1,138 @@
+"""The model classes that a store works with, and how each becomes a chunk's JSON and comes back.
+
+The library's own classes by default; a client such as runnable brings its own. What a client's class does not know (fields that
+another client or a newer version wrote) is not lost when it writes the object back: see `Schema.seen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from chunkstore import models, values
+from chunkstore.errors import FormatError, InvalidInputError
+from chunkstore.keys import Kind
+from chunkstore.values import Content, Json
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_PARAMETER_DEPTH: Final = 128
+"""Levels of nesting of one parameter; an attempt that repeats it has some levels of its own around it."""
+
+_NOT_IN_CHUNK: Final[Mapping[Kind, frozenset[str]]] = {
+    Kind.HEADER: frozenset({"steps", "parameters", "job", "created_at"}),
+    Kind.JOB: frozenset(),
+    Kind.STEP: frozenset({"branches"}),
+    Kind.BRANCH: frozenset({"steps", "parameters"}),
+}
+"""What the model holds and the chunk does not: other chunks of their own, and the time that the envelope tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterForm:
+    """How a client holds a parameter: from the JSON of its chunk, and back."""
+
+    read: Callable[[dict[str, Json]], object]
+    write: Callable[[object], dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A client's model classes; the fields that each must have are those of `chunkstore.models`."""
+
+    run_log: type[BaseModel]
+    step_log: type[BaseModel]
+    branch_log: type[BaseModel]
+    job_log: type[BaseModel]
+    step_attempt: type[BaseModel]
+    code_identity: type[BaseModel]
+    data_catalog: type[BaseModel]
+    parameter: ParameterForm
+
+    def class_of(self, kind: Kind) -> type[BaseModel]:
+        """The class whose objects are stored as chunks of this kind."""
+        return {
+            Kind.HEADER: self.run_log,
+            Kind.JOB: self.job_log,
+            Kind.STEP: self.step_log,
+            Kind.BRANCH: self.branch_log,
+        }[kind]
+
+    def write(self, kind: Kind, log: BaseModel) -> Content:
+        """The chunk's JSON of a model object. Raises `InvalidInputError` for what JSON cannot keep."""
+        fields = log.model_dump(exclude=set(_NOT_IN_CHUNK[kind]), exclude_computed_fields=True, warnings=False)
+        if isinstance(fields.get("status"), str):
+            fields["status"] = fields["status"].upper()
+        return values.encode(fields)
+
+    def read(self, kind: Kind, content: Content, key: str) -> BaseModel:
+        """The model object of a chunk's JSON. Raises `FormatError` with the key where it does not fit the class."""
+        return self._read(self.class_of(kind), content, key)
+
+    def seen(self, kind: Kind, content: Content, key: str) -> Content:
+        """What this client's class makes of a chunk: the part of it that the client can have changed.
+
+        The class drops fields that it does not know. Compared with the chunk itself, they would look deleted.
+        """
+        if self.class_of(kind).model_config.get("extra") == "allow":
+            return content
+        return self.write(kind, self.read(kind, content, key))
+
+    def write_parameter(self, name: str, value: object) -> Content:
+        """The chunk's JSON of a parameter. Raises `InvalidInputError` with its name for what JSON cannot keep."""
+        try:
+            return values.encode(self.parameter.write(value), max_depth=MAX_PARAMETER_DEPTH)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"parameter {name!r} cannot be stored: {error}", name=name) from error
+
+    def read_parameter(self, content: Content, key: str) -> object:
+        """The parameter of a chunk's JSON. Raises `FormatError` with the key where it is none."""
+        try:
+            return self.parameter.read(values.decode(content))
+        except (KeyError, ValidationError, FormatError) as error:
+            raise FormatError(f"{key} holds no parameter: {error}", key=key) from error
+
+    def _read(self, kind: type[Model], content: Content, key: str) -> Model:
+        try:
+            if content.exact:
+                return kind.model_validate(values.decode(content))
+            return kind.model_validate_json(content.body)
+        except (ValidationError, FormatError) as error:
+            raise FormatError(f"{key} does not fit {kind.__name__}: {error}", key=key) from error
+
+
+_TYPED: Final[Mapping[str, type[BaseModel]]] = {
+    "json": models.JsonParameter,
+    "metric": models.MetricParameter,
+    "object": models.ObjectParameter,
+}
+
+
+def _read_own(fields: dict[str, Json]) -> object:
+    """A plain value was stored without a kind; a kind of a newer version comes back as the dict that it is."""
+    if "kind" not in fields:
+        return fields["value"]
+    typed = _TYPED.get(str(fields["kind"]))
+    return fields if typed is None or fields.keys() != {"kind", "value"} else typed.model_validate(fields)
+
+
+def _write_own(value: object) -> dict[str, object]:
+    if isinstance(value, models.JsonParameter | models.MetricParameter | models.ObjectParameter):
+        return value.model_dump(exclude_computed_fields=True, warnings=False)
+    return {"value": value}  # any other model is refused there: it could not come back
+
+
+OWN: Final = Schema(
+    run_log=models.RunLog,
+    step_log=models.StepLog,
+    branch_log=models.BranchLog,
+    job_log=models.JobLog,
+    step_attempt=models.StepAttempt,
+    code_identity=models.CodeIdentity,
+    data_catalog=models.DataCatalog,
+    parameter=ParameterForm(_read_own, _write_own),
+)
+"""The classes of `chunkstore.models`."""

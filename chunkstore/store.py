@@ -1,0 +1,461 @@
+"""The door: the whole run log API over one backend.
+
+Every step, branch, parameter, job and header is one chunk. A write that replaces is a compare-and-swap with the version that
+this process saw last; what somebody else wrote in between is merged in, never overwritten as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, cast
+
+from chunkstore import keys, values
+from chunkstore.assembly import collector_paused, parent_branch
+from chunkstore.backends import Backend
+from chunkstore.chunks import Change, Chunks, Timing
+from chunkstore.clock import HybridClock
+from chunkstore.errors import (
+    AlreadyExistsError,
+    BranchLogNotFoundError,
+    FormatError,
+    JobLogNotFoundError,
+    NotFoundError,
+    ObjectNotFoundError,
+    ParameterNotFoundError,
+    RunLogExistsError,
+    StepLogNotFoundError,
+)
+from chunkstore.keys import ChunkId, Kind
+from chunkstore.known import Origins, Stored
+from chunkstore.models import (
+    TERMINAL,
+    BranchLog,
+    CodeIdentity,
+    DataCatalog,
+    JobLog,
+    RunLog,
+    Status,
+    StepAttempt,
+    StepLog,
+)
+from chunkstore.reading import Parameters, Reader, Reading, age
+from chunkstore.schema import OWN, Schema
+from chunkstore.values import Content, Json
+from chunkstore.writing import Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """How a store works on its backend; where the backend is, is the backend's own matter."""
+
+    retention_days: int = 90
+    compress_above: int | None = 1_000_000
+    timeout_seconds: float = 30.0
+    known_bytes: int = 64 << 20
+
+
+_DEFAULT: Final = StoreSettings()
+
+
+class ChunkedRunLogStore:
+    """Run logs as chunks in a backend, for any number of writing threads, processes and hosts.
+
+    `chunkstore.open(url)` makes one. Costs are given in requests to the backend; a chunk that this process has read or
+    written is *known* to it.
+    """
+
+    service_name = "chunkstore"
+    service_type = "run_log_store"
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        settings: StoreSettings = _DEFAULT,
+        schema: Schema = OWN,
+        timing: Timing | None = None,
+        clock: HybridClock | None = None,
+    ) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.schema = schema
+        self._chunks = Chunks(
+            backend,
+            compress_above=settings.compress_above,
+            known_bytes=settings.known_bytes,
+            timing=timing or Timing(deadline=settings.timeout_seconds),
+            clock=clock,
+        )
+        origins = Origins()
+        self._reader = Reader(self._chunks, schema, origins)
+        self._writer = Writer(self._chunks, schema, origins)
+        self._runs_seen: set[str] = set()
+        self._branches_missed: set[tuple[str, str]] = set()
+
+    def __repr__(self) -> str:
+        return f"ChunkedRunLogStore({self.backend.place!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., ChunkedRunLogStore], tuple[Backend, StoreSettings, Schema]]:
+        return _unpickled, (self.backend, self.settings, self.schema)
+
+    @property
+    def supports_parallel_writes(self) -> bool:
+        """Whether several processes may write at once; not in memory, which is one process's own."""
+        return self.backend.guarantees.across_processes
+
+    def get_summary(self) -> dict[str, object]:
+        """Type, location without secrets, retention, compression and guarantees, for people."""
+        above = self.settings.compress_above
+        guarantees = self.backend.guarantees
+        return {
+            "Type": self.service_name,
+            "Location": self.backend.place,
+            "Retention": f"{self.settings.retention_days} days",
+            "Compression": "off" if above is None else f"above {above:,} bytes",
+            "Guarantees": ", ".join(
+                name.replace("_", " ") for name in type(guarantees).__slots__ if getattr(guarantees, name)
+            ),
+        }
+
+    def close(self) -> None:
+        """Lets threads and connections go. The store may be used again afterwards."""
+        self._chunks.close()
+
+    # Runs
+
+    def create_run_log(
+        self,
+        run_id: str,
+        dag_hash: str | None = "",
+        use_cached: bool = False,
+        tag: str | None = "",
+        original_run_id: str | None = "",
+        status: str = Status.CREATED.value,
+        **kwargs: object,
+    ) -> RunLog:
+        """Creates and stores a run; of many that create the same id, exactly one succeeds. One request, two where it exists.
+
+        Further keywords become fields of the run log. Raises `RunLogExistsError`; nothing is overwritten.
+        """
+        fields: dict[str, object] = {"run_id": run_id, "dag_hash": dag_hash, "use_cached": use_cached, "tag": tag}
+        fields |= {"original_run_id": original_run_id, "status": status.upper(), **kwargs}
+        run_log = self.schema.run_log.model_validate(fields)
+        content = _with_fields(self.schema.write(Kind.HEADER, run_log), fields)
+        try:
+            stored = self._chunks.create(keys.header(run_id), content)
+        except AlreadyExistsError as error:
+            raise RunLogExistsError(self._exists(run_id), run_id=run_id) from error
+        self._runs_seen.add(run_id)
+        return self._reader.noted(cast(RunLog, run_log), stored)
+
+    def get_run_log_by_id(self, run_id: str, full: bool = True, *, strict: bool = True) -> RunLog:
+        """The run log: complete, or with `full=False` its header, job and parameters without steps.
+
+        Complete: one listing (one request per 1,000 chunks) and one request for each chunk that changed since this process
+        last saw it, all at once. Every write that returned before the call is in it, and no step without its parents.
+        Without steps: two requests for header and job, then as `get_parameters`.
+
+        Raises `RunLogNotFoundError`. Raises `FormatError` where chunks are damaged, naming them; with `strict=False` they are left out
+        and logged: see `read_run_log`.
+        """
+        reading = self.read_run_log(run_id, full=full)
+        damaged = [finding for finding in reading.findings if finding.sort == "damaged"]
+        for finding in reading.findings:
+            log.warning("run %r: %s", run_id, finding.message)
+        if damaged and strict:
+            raise FormatError(
+                f"run {run_id!r} in {self.backend.place} has {len(damaged)} damaged chunks: "
+                f"{'; '.join(finding.message for finding in damaged[:5])}. The rest can be read with strict=False",
+                run_id=run_id,
+                key=damaged[0].name,
+            )
+        return reading.run_log
+
+    def read_run_log(self, run_id: str, full: bool = True) -> Reading:
+        """The run log as far as it can be read, and what is damaged or has no parent. Costs as `get_run_log_by_id`.
+
+        Raises `RunLogNotFoundError`; with a damaged header the run log is there with its id alone.
+        """
+        with collector_paused():
+            reading = self._reader.full(run_id) if full else self._reader.without_steps(run_id)
+        self._runs_seen.add(run_id)
+        return reading
+
+    def put_run_log(self, run_log: RunLog) -> None:
+        """Stores a run log with all that is in it: what changed since it was read, and what is new. Erases nothing.
+
+        A run log that was read without its steps, or long ago, can be put back: steps, parameters and fields that others wrote
+        meanwhile stay. A run log made by hand creates its run. One request for each chunk that changed.
+        """
+        with self._in_run(run_log.run_id):
+            self._writer.run_log(run_log)
+
+    def get_run_logs(
+        self, run_ids: Sequence[str] | None = None, tag: str = "", status: str = "", limit: int | None = None
+    ) -> list[RunLog]:
+        """The headers of the runs that match, without steps and parameters, the newest first.
+
+        Ids that do not exist are left out. Without `run_ids` one request per 1,000 runs, then one for each.
+        """
+        wanted = self.list_run_ids() if run_ids is None else run_ids
+        scan = self._chunks.read_many(keys.header(run_id) for run_id in wanted)
+        for damage in scan.damaged:
+            log.warning("%s", damage)
+        headers = [stored for stored in scan.chunks if not stored.chunk.envelope.deleted]
+        found = (self._reader.header(stored) for stored in sorted(headers, key=age, reverse=True))
+        return list(islice((run_log for run_log in found if _matches(run_log, tag, status)), limit))
+
+    def list_run_ids(self) -> list[str]:
+        """The ids of all runs, sorted. One request per 1,000."""
+        ids = (keys.run_id_of(folder) for folder in self.backend.folders())
+        return sorted(run_id for run_id in ids if run_id is not None)
+
+    def delete_run_log(self, run_id: str) -> None:
+        """Deletes a run. Readers stop finding it at once; a call that is cut short is finished by the next one.
+
+        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known.
+        """
+        header = keys.header(run_id)
+        prefix = keys.prefix_of_run(run_id)
+        ours = {entry.key for entry in self.backend.list(prefix) if keys.parse(entry.key) is not None}
+        rest = ours - {keys.key_of(header)}
+        try:
+            self._chunks.mark_deleted(header)
+        except ObjectNotFoundError as error:
+            if not rest:
+                raise self._reader.no_run(run_id) from error
+        except FormatError:
+            log.warning("the header of run %r is damaged; the run is deleted all the same", run_id)
+        self._chunks.delete_many(rest)
+        self._chunks.delete_many([keys.key_of(header)])
+        self._chunks.known.forget_all(prefix)
+        self._runs_seen.discard(run_id)
+
+    def update_run_log_status(self, run_id: str, status: str) -> None:
+        """Sets the run's status and nothing else. One request, two where the run is not known."""
+        status = status.upper()
+        self._change_header(run_id, lambda header: {**header, "status": status}, barrier=status in TERMINAL)
+
+    def get_run_config(self, run_id: str) -> dict[str, object]:
+        """The configuration of the run. One request."""
+        stored = self._read_header(run_id)
+        config = values.decode(stored.chunk.content).get("run_config")
+        return dict(config) if isinstance(config, dict) else {}
+
+    def set_run_config(self, run_id: str, run_config: Mapping[str, object]) -> None:
+        """Sets the keys given and keeps the others. One request, two where the run is not known."""
+        given = values.decode(values.encode(run_config))
+
+        def merge(header: dict[str, Json]) -> dict[str, Json]:
+            before = header.get("run_config")
+            return {**header, "run_config": {**(before if isinstance(before, dict) else {}), **given}}
+
+        self._change_header(run_id, merge)
+
+    # Parameters
+
+    def get_parameters(self, run_id: str, internal_branch_name: str = "") -> Parameters:
+        """The parameters of the run, or of one branch.
+
+        One listing, and one request for each parameter that changed since this process last saw it, all at once.
+        Raises `RunLogNotFoundError`, `BranchLogNotFoundError`.
+        """
+        scope = internal_branch_name or ""
+        scan = self._chunks.scan(keys.prefix_of_parameters(run_id, scope))
+        if not scan.chunks and not scan.damaged:
+            self._require_owner(run_id, scope)
+        parameters = self._reader.parameters(scan.chunks, scan.damaged)
+        if scan.damaged:
+            raise scan.damaged[0]
+        return parameters
+
+    def get_parameter(self, run_id: str, name: str, internal_branch_name: str = "") -> object:
+        """One parameter. One request. Raises `ParameterNotFoundError`."""
+        chunk = keys.parameter(run_id, name, internal_branch_name or "")
+        stored = self._read(chunk, ParameterNotFoundError)
+        return self.schema.read_parameter(stored.chunk.content, stored.key)
+
+    def set_parameters(self, run_id: str, parameters: Mapping[str, object], internal_branch_name: str = "") -> None:
+        """Sets the parameters given and keeps the others. One request for each that changed, all at once.
+
+        A value that is the same as when it was read is not written: what `get_parameters` returned can be handed back whole
+        without undoing what others set meanwhile. For any other mapping, "read" is what this process saw last.
+        """
+        self._require_run(run_id)
+        seen = parameters.seen if isinstance(parameters, Parameters) else {}
+        with self._in_run(run_id):
+            self._writer.parameters(run_id, parameters, internal_branch_name or "", seen)
+
+    # Steps
+
+    def create_step_log(self, name: str, internal_name: str) -> StepLog:
+        """A step log that is not stored yet."""
+        return cast(StepLog, self.schema.step_log(name=name, internal_name=internal_name, status=Status.CREATED.value))
+
+    def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
+        """The step log, without the branches below it. One request. Raises `StepLogNotFoundError`."""
+        stored = self._read(keys.step(run_id, internal_name), StepLogNotFoundError)
+        return cast(StepLog, self._reader.model(stored))
+
+    def add_step_log(self, step_log: StepLog, run_id: str) -> None:
+        """Stores a step log, and the branches and steps that are in it. A composite step without its branches erases none.
+
+        One request for each chunk that changed. A step keeps its place when it is stored again. Raises `BranchLogNotFoundError` where
+        this process has looked for the branch in vain; otherwise reading the run reports the orphan.
+        """
+        self._require_run(run_id)
+        self._require_missed_branch(run_id, parent_branch(step_log.name, step_log.internal_name))
+        with self._in_run(run_id):
+            self._writer.steps(run_id, [step_log])
+
+    # Branches
+
+    def create_branch_log(self, internal_branch_name: str, parameters: Mapping[str, object] | None = None) -> BranchLog:
+        """A branch log that is not stored yet."""
+        branch = cast(
+            BranchLog, self.schema.branch_log(internal_name=internal_branch_name, status=Status.CREATED.value)
+        )
+        branch.parameters.update(parameters or {})  # type: ignore[arg-type]  # a client's parameters are its own
+        return branch
+
+    def get_branch_log(self, internal_branch_name: str, run_id: str) -> BranchLog | RunLog:
+        """The branch log, without its steps and parameters; for an empty name the run log without steps.
+
+        One request; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
+        """
+        if not internal_branch_name:
+            return self.get_run_log_by_id(run_id, full=False)
+        try:
+            stored = self._read(keys.branch(run_id, internal_branch_name), BranchLogNotFoundError)
+        except BranchLogNotFoundError:
+            self._branches_missed.add((run_id, internal_branch_name))
+            raise
+        return cast(BranchLog, self._reader.model(stored))
+
+    def add_branch_log(self, branch_log: BranchLog | RunLog, run_id: str) -> None:
+        """Stores a branch log and the steps and parameters that are in it, or a run log as `put_run_log`. Erases nothing.
+
+        One request for each chunk that changed.
+        """
+        if isinstance(branch_log, self.schema.run_log):
+            self.put_run_log(cast(RunLog, branch_log))
+            return
+        branch = cast(BranchLog, branch_log)
+        self._require_run(run_id)
+        with self._in_run(run_id):
+            self._writer.branches(run_id, [branch])
+        self._branches_missed.discard((run_id, branch.internal_name))
+
+    # Jobs
+
+    def create_job_log(self) -> JobLog:
+        """A job log that is not stored yet."""
+        return cast(JobLog, self.schema.job_log(status=Status.CREATED.value))
+
+    def get_job_log(self, run_id: str) -> JobLog:
+        """The job log of the run. One request. Raises `JobLogNotFoundError`."""
+        stored = self._read(keys.job(run_id), JobLogNotFoundError)
+        return cast(JobLog, self._reader.model(stored))
+
+    def add_job_log(self, run_id: str, job_log: JobLog) -> None:
+        """Stores the job log and makes its status the run's. Two requests."""
+        self._require_run(run_id)
+        with self._in_run(run_id):
+            self._writer.job(run_id, job_log)
+        self.update_run_log_status(run_id, job_log.status)
+
+    # Parts that are not stored on their own
+
+    def create_attempt_log(self) -> StepAttempt:
+        """An attempt that is not stored yet; append it to a step log's attempts."""
+        return cast(StepAttempt, self.schema.step_attempt())
+
+    def create_code_identity(self) -> CodeIdentity:
+        """A code identity that is not stored yet."""
+        return cast(CodeIdentity, self.schema.code_identity())
+
+    def create_data_catalog(self, name: str) -> DataCatalog:
+        """A data catalog entry that is not stored yet."""
+        return cast(DataCatalog, self.schema.data_catalog(name=name))
+
+    # Inside
+
+    def _change_header(
+        self, run_id: str, edit: Callable[[dict[str, Json]], dict[str, Json]], *, barrier: bool = False
+    ) -> None:
+        def edited(theirs: Content) -> Content:
+            return values.encode(edit(values.decode(theirs)))
+
+        with self._in_run(run_id):
+            self._chunks.change(Change(keys.header(run_id), edited, barrier=barrier, always=True))
+
+    def _read(self, chunk: ChunkId, missing: type[NotFoundError]) -> Stored:
+        """Reads one chunk; whether the chunk is missing or its whole run is found out where it is not known."""
+        try:
+            return self._chunks.read(chunk)
+        except ObjectNotFoundError as error:
+            self._require_run(chunk.run_id)
+            message = f"run {chunk.run_id!r} in {self.backend.place} has no {chunk}"
+            raise missing(message, run_id=chunk.run_id, name=chunk.name) from error
+
+    def _read_header(self, run_id: str) -> Stored:
+        try:
+            stored = self._chunks.read(keys.header(run_id))
+        except ObjectNotFoundError as error:
+            raise self._reader.no_run(run_id) from error
+        if stored.chunk.envelope.deleted:
+            raise self._reader.no_run(run_id)
+        self._runs_seen.add(run_id)
+        return stored
+
+    def _require_run(self, run_id: str) -> None:
+        """Asks once for the header of a run that this process neither created nor read: an object store takes orphans."""
+        if run_id not in self._runs_seen:
+            self._read_header(run_id)
+
+    def _require_owner(self, run_id: str, scope: str) -> None:
+        self._require_run(run_id)
+        if scope and keys.key_of(keys.branch(run_id, scope)) not in self._chunks.known:
+            self._read(keys.branch(run_id, scope), BranchLogNotFoundError)
+
+    def _require_missed_branch(self, run_id: str, branch: str) -> None:
+        if (run_id, branch) in self._branches_missed:
+            self.get_branch_log(branch, run_id)
+            self._branches_missed.discard((run_id, branch))
+
+    @contextmanager
+    def _in_run(self, run_id: str) -> Iterator[None]:
+        """Where a run's folder or header turns out to be gone, the run is."""
+        try:
+            yield
+        except ObjectNotFoundError as error:
+            self._runs_seen.discard(run_id)
+            raise self._reader.no_run(run_id) from error
+        self._runs_seen.add(run_id)
+
+    def _exists(self, run_id: str) -> str:
+        known = self._chunks.known.get(keys.key_of(keys.header(run_id)))
+        if known is not None and known.chunk.envelope.deleted:
+            return f"run {run_id!r} in {self.backend.place} is being deleted; call delete_run_log again to finish that"
+        return f"run {run_id!r} exists in {self.backend.place}; choose another id, or read it with get_run_log_by_id"
+
+
+def _unpickled(backend: Backend, settings: StoreSettings, schema: Schema) -> ChunkedRunLogStore:
+    return ChunkedRunLogStore(backend, settings=settings, schema=schema)
+
+
+def _matches(run_log: RunLog, tag: str, status: str) -> bool:
+    return (not tag or run_log.tag == tag) and (not status or run_log.status.upper() == status.upper())
+
+
+def _with_fields(content: Content, fields: Mapping[str, object]) -> Content:
+    """The content with fields that the client's class does not have."""
+    tree = values.decode(content)
+    missing = {name: value for name, value in fields.items() if name not in tree}
+    return values.encode({**tree, **missing}) if missing else content

@@ -1,0 +1,139 @@
+"""Model objects → the changes that store them: what differs from what they were made of, parents before children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from chunkstore import keys, values
+from chunkstore.chunks import Change, Chunks
+from chunkstore.keys import ChunkId
+from chunkstore.known import Origin, Origins
+from chunkstore.merge import merge_objects
+from chunkstore.models import TERMINAL, BranchLog, JobLog, RunLog, StepLog
+from chunkstore.schema import Schema
+from chunkstore.values import Content
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A change, and which model object is known to be stored once it is made."""
+
+    change: Change
+    model: BaseModel
+    mine: Content
+
+
+class Writer:
+    """Stores model objects with all that is in them. What is as it was read costs nothing and erases nothing."""
+
+    def __init__(self, chunks: Chunks, schema: Schema, origins: Origins) -> None:
+        self._chunks = chunks
+        self._schema = schema
+        self._origins = origins
+
+    def run_log(self, run_log: RunLog) -> None:
+        """The header, the job, the parameters, then all steps; one that was made by hand founds its run."""
+        run_id = run_log.run_id
+        new = self._origins.of(run_log) is None
+        barrier = new or run_log.status.upper() in TERMINAL
+        self._make(self._log(keys.header(run_id), run_log, create=new, founding=True, barrier=barrier))
+        if run_log.job is not None:
+            self.job(run_id, run_log.job)
+        self._owned_parameters(run_id, [(run_log, run_log.parameters, "")])
+        self.steps(run_id, run_log.steps.values())
+
+    def job(self, run_id: str, job: JobLog) -> None:
+        """The job log."""
+        self._make(self._log(keys.job(run_id), job))
+
+    def steps(self, run_id: str, steps: Iterable[StepLog]) -> None:
+        """Steps, then the branches in them."""
+        steps = list(steps)
+        self._make([write for step in steps for write in self._log(keys.step(run_id, step.internal_name), step)])
+        branches = [branch for step in steps for branch in step.branches.values()]
+        if branches:
+            self.branches(run_id, branches)
+
+    def branches(self, run_id: str, branches: Iterable[BranchLog]) -> None:
+        """Branches, then the parameters and steps in them."""
+        branches = list(branches)
+        self._make([write for one in branches for write in self._log(keys.branch(run_id, one.internal_name), one)])
+        self._owned_parameters(run_id, [(one, one.parameters, one.internal_name) for one in branches])
+        steps = [step for branch in branches for step in branch.steps.values()]
+        if steps:
+            self.steps(run_id, steps)
+
+    def parameters(
+        self, run_id: str, parameters: Mapping[str, object], scope: str, seen: Mapping[str, Content]
+    ) -> None:
+        """Those of the parameters that are not as they were seen; for what was not seen: as this process knows them."""
+        self._chunks.change_many(self._parameter_changes(run_id, self._written(parameters), scope, seen))
+
+    def _owned_parameters(self, run_id: str, owners: Iterable[tuple[BaseModel, Mapping[str, object], str]]) -> None:
+        """The parameters that run logs and branch logs carry."""
+        changes, notes = [], []
+        for owner, parameters, scope in owners:
+            origin = self._origins.of(owner)
+            if parameters and origin is not None:
+                mine = self._written(parameters)
+                changes += self._parameter_changes(run_id, mine, scope, origin.parameters)
+                notes.append((owner, Origin(origin.content, {**origin.parameters, **mine})))
+        self._chunks.change_many(changes)
+        for owner, origin in notes:
+            self._origins.note(owner, origin)
+
+    def _written(self, parameters: Mapping[str, object]) -> dict[str, Content]:
+        return {name: self._schema.write_parameter(name, value) for name, value in parameters.items()}
+
+    def _parameter_changes(
+        self, run_id: str, parameters: Mapping[str, Content], scope: str, seen: Mapping[str, Content]
+    ) -> list[Change]:
+        changes = []
+        for name, mine in parameters.items():
+            chunk = keys.parameter(run_id, name, scope)
+            if mine != (seen.get(name) or self._last_seen(chunk)):
+                changes.append(Change(chunk, _replacing(mine), mine))
+        return changes
+
+    def _log(
+        self, chunk: ChunkId, model: BaseModel, *, create: bool = True, founding: bool = False, barrier: bool = False
+    ) -> list[_Write]:
+        """The write that stores one model object; none where it is as it was read."""
+        mine = self._schema.write(chunk.kind, model)
+        origin = self._origins.of(model)
+        base = origin.content if origin is not None else self._last_seen(chunk)
+        seen = None if base is None else self._schema.seen(chunk.kind, base, keys.key_of(chunk))
+        if origin is not None and mine == seen:
+            return []
+        initial = mine if create else None
+        change = Change(chunk, _merging(base, seen, mine), initial, barrier=barrier, founding=founding)
+        return [_Write(change, model, mine)]
+
+    def _make(self, writes: list[_Write]) -> None:
+        self._chunks.change_many(write.change for write in writes)
+        for write in writes:
+            origin = self._origins.of(write.model)
+            self._origins.note(write.model, Origin(write.mine, {} if origin is None else origin.parameters))
+
+    def _last_seen(self, chunk: ChunkId) -> Content | None:
+        known = self._chunks.known.get(keys.key_of(chunk))
+        return None if known is None else known.chunk.content
+
+
+def _replacing(mine: Content) -> Callable[[Content], Content]:
+    return lambda _theirs: mine
+
+
+def _merging(base: Content | None, seen: Content | None, mine: Content) -> Callable[[Content], Content]:
+    """The edit that brings what I changed, `mine` against `seen`, to whatever stands there."""
+
+    def edit(theirs: Content) -> Content:
+        if base is not None and theirs == base == seen:
+            return mine
+        before = {} if seen is None else values.decode(seen)
+        return values.encode(merge_objects(before, values.decode(mine), values.decode(theirs)))
+
+    return edit
