@@ -72,7 +72,7 @@ class Guarantees:
 
 @runtime_checkable
 class Backend(Protocol):
-    """Six verbs on keys such as `run_id/step.train.json`: two parts, `/` between them, ASCII.
+    """Six verbs and `close`, on keys such as `run_id/step.train.json`: two parts, `/` between them, ASCII.
 
     Errors of every verb: `BackendUnavailableError` (network, disk, permissions; `.transient`), within the deadline
     that the backend was made with. All verbs are safe in many threads and after a fork. Backends pickle: settings
@@ -99,21 +99,28 @@ class Backend(Protocol):
         ...
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Blob]]:
-        """The objects that are there, in any order, many at once; a missing key is left out. One request a key."""
+        """The objects that are there, in any order, many at once; a missing key is left out. One request a key.
+
+        A key that is given twice may come once or twice.
+        """
         ...
 
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
         """Writes the whole object and returns its version. One request.
 
         With `barrier` everything that this host has put here before survives power loss too when this returns,
-        unless the backend was set to promise less. Raises `ConflictError` when the condition does not hold, which
-        includes `unchanged` where nothing is; `ObjectNotFoundError` when the key's folder is gone; `WriteStateUnknownError`
-        or a transient `BackendUnavailableError` when it may have landed nevertheless: read the object to know.
+        unless the backend was set to promise less. Raises `ObjectNotFoundError` when the key's folder is gone;
+        `ConflictError` when the condition does not hold, which includes `unchanged` where nothing is, and which may be the
+        echo of a first try that the network repeated; `WriteStateUnknownError` or a transient `BackendUnavailableError`
+        when it may have landed nevertheless. After either, read the object to know.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Removes the object; nothing happens where there is none. One request."""
+        """Removes the object; nothing happens where there is none. One request.
+
+        An update that was conditional on the deleted version does not bring it back.
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[Entry]:

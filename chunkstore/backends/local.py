@@ -167,8 +167,13 @@ class LocalBackend:
     def _found(self, key: str, data: bytes) -> str:
         for _ in range(_FOUNDINGS):
             self._make_folder_of(key)
-            with suppress(FileNotFoundError):  # a delete found the folder empty, and removed it
+            try:
                 return self._create(key, data)
+            except FileNotFoundError:
+                continue  # a delete found the folder empty, and removed it
+            except PermissionError as error:
+                if error.errno != errno.EPERM:
+                    raise  # EPERM is also what Linux says of a nameless file in a folder that is being removed
         return self._create(key, data)
 
     def _make_folder_of(self, key: str) -> None:
@@ -176,7 +181,8 @@ class LocalBackend:
         try:
             os.makedirs(folder, exist_ok=True)
         except FileExistsError as error:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
+            if os.path.lexists(folder):  # otherwise a delete removed it between the two looks of makedirs
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
         if self._syncs_each_write:
             _sync_folder(self.root)
 
@@ -198,6 +204,8 @@ class LocalBackend:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 return None
+            if error.errno == errno.EPERM and not os.path.lexists(_folder_of(path)):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
             raise
         try:
             version = self._fill(fd, data)

@@ -1,0 +1,107 @@
+"""Fixtures and rules that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import chunkstore
+import servers
+from servers import S3Server, ServerMissingError
+
+SERVERS_REQUIRED = os.environ.get("CHUNKSTORE_REQUIRE_SERVERS", "0") == "1"
+used_servers = pytest.StashKey[set[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test the source tree where tox has built a wheel to be tested."""
+    config.stash[used_servers] = set()
+    environment = os.environ.get("TOX_ENV_DIR")
+    if environment and not package_folder().is_relative_to(Path(environment).resolve()):
+        raise pytest.UsageError(f"tox tests the built wheel, but chunkstore was imported from {package_folder()}")
+
+
+def pytest_report_header() -> str:
+    """Say which chunkstore is tested."""
+    return f"chunkstore: {package_folder()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Append to the file that `CHUNKSTORE_TEST_REPORT` names: what happened, and which servers took part."""
+    report = os.environ.get("CHUNKSTORE_TEST_REPORT")
+    if not report:
+        return
+    outcomes = [len(terminalreporter.getreports(name)) for name in ("passed", "failed", "error", "skipped")]
+    line = [os.environ.get("TOX_ENV_NAME", "pytest"), *map(str, outcomes), *sorted(config.stash[used_servers])]
+    with Path(report).open("a", encoding="utf-8") as lines:
+        lines.write(" ".join(line) + "\n")
+
+
+def package_folder() -> Path:
+    """Where the chunkstore under test lies."""
+    return Path(chunkstore.__path__[0]).resolve()
+
+
+@pytest.fixture(scope="session")
+def moto_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """AWS's rules in memory, by moto: honours conditional writes."""
+    with started(servers.moto, request, tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 gateway over a local folder, by rclone: ignores conditions."""
+    with started(servers.rclone, request, tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, by MinIO: honours conditional writes."""
+    with started(servers.minio, request, tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["moto", "rclone", "minio"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Every S3 server, one after the other."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture(scope="session", params=["moto", "minio"])
+def conditional_s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Every S3 server that honours conditional writes."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@contextmanager
+def started(
+    launch: Callable[[Path], AbstractContextManager[S3Server]],
+    request: pytest.FixtureRequest,
+    folders: pytest.TempPathFactory,
+) -> Iterator[S3Server]:
+    """Start a server for the session; where it is missing, skip, or fail if it was required."""
+    name = launch.__name__
+    with ExitStack() as stack:
+        try:
+            servers.require_module("s3fs")
+            server = stack.enter_context(launch(folders.mktemp(name)))
+        except ServerMissingError as missing:
+            give_up(f"the {name} server is missing: {missing}")
+        request.config.stash[used_servers].add(name)
+        yield server
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip; or fail, where servers are required."""
+    if SERVERS_REQUIRED:
+        pytest.fail(f"{reason} (CHUNKSTORE_REQUIRE_SERVERS=1)")
+    pytest.skip(reason)
