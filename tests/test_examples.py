@@ -1,0 +1,69 @@
+"""The examples run, and print what their last lines say."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chunkstore.backends import Blob
+from chunkstore.testing import BackendSuite
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PLAIN = ["02_library.py", "03_many_processes.py", "04_own_backend.py"]
+
+
+def expected(example):
+    lines = example.read_text().rstrip().splitlines()
+    start = len(lines) - next(n for n, line in enumerate(reversed(lines)) if not line.startswith("# "))
+    return [line.removeprefix("# ") for line in lines[start:]]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_example_prints_what_its_last_lines_say(name, tmp_path):
+    command = [sys.executable, EXAMPLES / name]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == expected(EXAMPLES / name)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_example_leaves_nothing_where_it_runs(name, tmp_path):
+    subprocess.run([sys.executable, EXAMPLES / name], cwd=tmp_path, capture_output=True, timeout=120, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def own_backend():
+    spec = importlib.util.spec_from_file_location("own_backend", EXAMPLES / "04_own_backend.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["own_backend"] = module  # where pickle looks for its class
+    spec.loader.exec_module(module)
+    return module.DictBackend()
+
+
+class Witness:
+    """The example's dict, seen without its verbs."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    def get(self, key):
+        blob = self.backend.objects.get(key)
+        return None if blob is None else blob.data
+
+    def put(self, key, data):
+        self.backend.objects[key] = Blob(data, f"foreign {len(self.backend.objects)} {hash(data)}")
+
+    def keys(self):
+        return set(self.backend.objects)
+
+
+class TestTheExampleOfAnOwnBackend(BackendSuite):
+    @pytest.fixture
+    def backend(self):
+        return own_backend()
+
+    @pytest.fixture
+    def witness(self, backend):
+        return Witness(backend)
