@@ -67,7 +67,9 @@ def missing_parents(parts: Parts) -> tuple[set[str], set[str]]:
     }
     branches -= parts.branches.keys()
     steps: set[str] = set()
-    for branch in [*parts.branches, *branches]:
+    for branch in branches:
+        steps.update(start for start in _starts(branch) if start not in parts.steps)
+    for branch in parts.branches:
         # Beyond the nearest parent that is there: what stands between it and the branch may be a step that is not.
         step = _longest_start(branch, parts.steps) or ""
         within = _longest_start(branch, parts.branches) or ""

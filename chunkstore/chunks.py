@@ -261,26 +261,29 @@ class Chunks:
         chunk = Chunk(_signed(chunk.envelope, session.name, number), chunk.content)
         data = codec.encode(chunk, compress_above=self._compress_above)
         while True:
+            before = self.known.get(key)
+            failure: ConflictError | BackendUnavailableError
             try:
                 version = self.backend.put(key, data, condition, barrier=barrier)
-            except (ConflictError, BackendUnavailableError) as failure:
+            except (ConflictError, BackendUnavailableError) as error:
+                failure = error
                 if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
                     raise
                 current = self._read_back(key, failure)
             else:
-                return self._landed(Stored(key, chunk, version))
+                return self._landed(Stored(key, chunk, version), before)
             if current is not None and current.chunk.envelope.writers.get(session.name, 0) >= number:
                 log.debug("%s landed although its reply said otherwise", key)
-                return self._landed(current)
+                return _Outcome(landed=True, stored=current)
             if current is not None and current.version != condition.version:
                 return _Outcome(landed=False, stored=current)
             if current is None and condition.kind == "unchanged":
                 self.known.forget(key)
                 raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
-            next(pauses)  # nothing changed there: a passing fault, or a conflict with a write that then failed
+            _wait(pauses, failure)  # nothing changed there: a passing fault, or a conflict with a write that then failed
 
-    def _landed(self, stored: Stored) -> _Outcome:
-        self.known.put(stored)
+    def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
+        self.known.put_unless_overtaken(stored, before)
         return _Outcome(landed=True, stored=stored)
 
     def _read_back(self, key: str, failure: Exception) -> Stored | None:
@@ -290,6 +293,8 @@ class Chunks:
         except ObjectNotFoundError:
             return None
         except BackendUnavailableError as error:
+            if isinstance(failure, BackendUnavailableError) and not isinstance(failure, WriteStateUnknownError):
+                raise failure from error  # the place was not reached at all, neither time
             raise WriteStateUnknownError(
                 f"nobody can say whether {key} was written to {self.backend.place}: {failure}, and then it could not be "
                 f"read back: {error}. Repeat the call when the place answers again; it does no harm",
@@ -298,8 +303,9 @@ class Chunks:
             ) from failure
 
     def _read(self, key: str) -> Stored:
+        before = self.known.get(key)
         try:
-            return self._take(key, self.backend.get(key))
+            return self._take(key, self.backend.get(key), before)
         except FormatError:
             if self._is_atomic():
                 raise
@@ -307,13 +313,14 @@ class Chunks:
 
     def _read_again(self, key: str) -> Stored:
         """Reads an object that was half there, on a place where replacing is not atomic."""
+        before = self.known.get(key)
         for pause in _REREADS:
             self._timing.sleep(pause)
             try:
-                return self._take(key, self.backend.get(key))
+                return self._take(key, self.backend.get(key), before)
             except (FormatError, ObjectNotFoundError):
                 continue
-        return self._take(key, self.backend.get(key))
+        return self._take(key, self.backend.get(key), before)
 
     def _is_atomic(self) -> bool:
         """Asked only in doubt: it may cost requests, and a reader may have no right to make them."""
@@ -322,13 +329,13 @@ class Chunks:
         except BackendUnavailableError:
             return True
 
-    def _take(self, key: str, blob: Blob) -> Stored:
+    def _take(self, key: str, blob: Blob, before: Stored | None) -> Stored:
         """Decodes an object, checks that it is what its key says, and remembers it."""
         chunk = codec.decode(blob.data, key)
         self._check_name(key, chunk.envelope)
         stored = Stored(key, chunk, blob.version)
         self._clock.saw(chunk.envelope.created_at)
-        self.known.put(stored)
+        self.known.put_unless_overtaken(stored, before)
         return stored
 
     def _check_name(self, key: str, envelope: Envelope) -> None:
@@ -347,10 +354,11 @@ class Chunks:
         raise FormatError(f"{key} holds the chunk that belongs to {actual}; somebody moved it: move it back", key=key)
 
     def _fetch(self, wanted: list[str], scan: Scan) -> Scan:
-        doubtful = dict.fromkeys(wanted)
+        doubtful: dict[str, FormatError | None] = dict.fromkeys(wanted)
+        before = {key: self.known.get(key) for key in wanted}
         for key, blob in self.backend.get_many(wanted):
             try:
-                scan.chunks.append(self._take(key, blob))
+                scan.chunks.append(self._take(key, blob, before[key]))
             except InvalidInputError as error:  # another name in another case: nobody asked for that one
                 log.debug("%s", error)
             except FormatError as error:
@@ -404,6 +412,16 @@ class _Outcome:
 def chunk_of(envelope: Envelope) -> ChunkId:
     """The chunk that an envelope names."""
     return ChunkId(envelope.run, keys.Kind(envelope.kind), envelope.name, envelope.scope)
+
+
+def _wait(pauses: Iterator[None], failure: Exception) -> None:
+    """The next pause. At the deadline a place that fails is reported as that, and not as one where others were faster."""
+    try:
+        next(pauses)
+    except ConflictError:
+        if isinstance(failure, BackendUnavailableError):
+            raise failure from None
+        raise
 
 
 def _may_have_landed(failure: BackendUnavailableError) -> bool:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -120,7 +121,11 @@ def has_scheme(url: str) -> bool:
 def _open_local(url: str, settings: Settings) -> Backend:
     from chunkstore.backends.local import LocalBackend
 
-    return LocalBackend(os.path.expanduser(_path_of(url)), durability=settings.durability)
+    try:
+        folder = Path(_path_of(url)).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"{url!r} begins with the home folder of a user whom this host does not know") from error
+    return LocalBackend(folder, durability=settings.durability)
 
 
 def _path_of(url: str) -> str:
@@ -137,7 +142,7 @@ def _path_of(url: str) -> str:
     return path
 
 
-def _open_memory(url: str, settings: Settings) -> Backend:
+def _open_memory(url: str, _settings: Settings) -> Backend:
     from chunkstore.backends.memory import MemoryBackend
 
     return MemoryBackend(_after_slashes(url).strip("/"))

@@ -47,11 +47,19 @@ class KnownChunks:
     def put(self, stored: Stored) -> None:
         """Remembers a chunk that was read or written."""
         with self._lock.get():
-            self._drop(stored.key)
-            self._chunks[stored.key] = stored
-            self._bytes += self._size(stored)
-            while self._bytes > self._max_bytes and len(self._chunks) > 1:
-                self._drop(next(iter(self._chunks)))
+            self._keep(stored)
+
+    def put_unless_overtaken(self, stored: Stored, before: Stored | None) -> None:
+        """Remembers a chunk, where it is still known as it was when it was asked for or sent: as `before`.
+
+        Otherwise another thread was faster, and nobody can say which of the two is the newer. An old one must not pass
+        for what stands there, so neither is kept.
+        """
+        with self._lock.get():
+            if self._chunks.get(stored.key) is before:
+                self._keep(stored)
+            else:
+                self._drop(stored.key)
 
     def forget(self, key: str) -> None:
         """Drops one chunk."""
@@ -63,6 +71,13 @@ class KnownChunks:
         with self._lock.get():
             for key in [key for key in self._chunks if key.startswith(prefix)]:
                 self._drop(key)
+
+    def _keep(self, stored: Stored) -> None:
+        self._drop(stored.key)
+        self._chunks[stored.key] = stored
+        self._bytes += self._size(stored)
+        while self._bytes > self._max_bytes and len(self._chunks) > 1:
+            self._drop(next(iter(self._chunks)))
 
     def _drop(self, key: str) -> None:
         stored = self._chunks.pop(key, None)
@@ -76,8 +91,9 @@ class KnownChunks:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """From what a model object was made: its own chunk, and the parameters that it carries."""
+    """From what a model object was made: its own chunk, and the parameters that it carries, both by their keys."""
 
+    key: str
     content: Content
     parameters: Mapping[str, Content] = field(default_factory=lambda: _NO_PARAMETERS)
 

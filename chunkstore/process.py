@@ -40,6 +40,13 @@ class ProcessLocal(Generic[T]):
             # setdefault is one atomic step, so of two threads right after a fork both return the same value.
             return self._values.setdefault(process, self._make())
 
+    def abandon(self) -> None:
+        """Puts the values out of reach and keeps them from ever being finalised. For the child, right after a fork."""
+        for value in self._values.values():
+            # One reference that nobody owns. Any other kind goes away when the interpreter clears its modules.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+        self._values.clear()
+
     def __reduce__(self) -> tuple[type[ProcessLocal[T]], tuple[Callable[[], T]]]:
         return ProcessLocal, (self._make,)
 
@@ -48,12 +55,8 @@ _LIVING: Final[weakref.WeakSet[ProcessLocal[Any]]] = weakref.WeakSet()
 
 
 def _abandon_inherited() -> None:
-    """In the child, right after a fork: keeps all inherited values from ever being finalised, and out of reach."""
     for local in list(_LIVING):
-        for value in local._values.values():
-            # One reference that nobody owns. Any other kind goes away when the interpreter clears its modules.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
-        local._values.clear()
+        local.abandon()
 
 
 if hasattr(os, "register_at_fork"):

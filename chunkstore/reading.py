@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,9 +20,11 @@ from chunkstore.models import BranchLog, JobLog, RunLog, Status
 from chunkstore.schema import Schema
 from chunkstore.values import Content
 
+log = logging.getLogger(__name__)
+
 
 class Parameters(dict[str, object]):
-    """The parameters of a scope, and what each of them was when it was read.
+    """The parameters of a scope, and what each of them was when it was read, by its key: clients hand them to other scopes.
 
     A plain dict in all else. Handing it back to `set_parameters` writes what was changed in it, and nothing else.
     """
@@ -99,18 +102,26 @@ class Reader:
     def model(self, stored: Stored) -> BaseModel:
         """The model object of a step, branch or job chunk."""
         model = self._schema.read(Kind(stored.chunk.envelope.kind), stored.chunk.content, stored.key)
-        self._origins.note(model, Origin(stored.chunk.content))
+        self._origins.note(model, Origin(stored.key, stored.chunk.content))
         return model
 
     def header(self, stored: Stored) -> RunLog:
         """The run log of a header, without parameters, job and steps."""
         return self.noted(cast(RunLog, self._schema.read(Kind.HEADER, stored.chunk.content, stored.key)), stored)
 
+    def headers(self, found: Iterable[Stored]) -> Iterator[RunLog]:
+        """The run logs of headers; one that cannot be read is left out and logged."""
+        for stored in found:
+            try:
+                yield self.header(stored)
+            except FormatError as error:
+                log.warning("%s", error)
+
     def noted(self, run_log: RunLog, stored: Stored, parameters: Mapping[str, Content] | None = None) -> RunLog:
         """The run log, with its creation time and with a note of its origin."""
         if "created_at" in type(run_log).model_fields:
             run_log.created_at = as_datetime(stored.chunk.envelope.created_at)
-        self._origins.note(run_log, Origin(stored.chunk.content, parameters or {}))
+        self._origins.note(run_log, Origin(stored.key, stored.chunk.content, parameters or {}))
         return run_log
 
     def parameters(self, found: Iterable[Stored], damaged: list[FormatError]) -> Parameters:
@@ -122,7 +133,7 @@ class Reader:
                 parameters[name] = self._schema.read_parameter(stored.chunk.content, stored.key)
             except FormatError as error:
                 damaged.append(error)
-            seen[name] = stored.chunk.content
+            seen[stored.key] = stored.chunk.content
         return Parameters(parameters, seen)
 
     def no_run(self, run_id: str, leftovers: int = 0) -> RunLogNotFoundError:
@@ -136,15 +147,25 @@ class Reader:
         if header is not None and header.chunk.envelope.deleted:
             raise self.no_run(run_id)
         parameters = self.parameters(own, damaged)
-        if header is None:
-            run_log = cast(RunLog, self._schema.run_log(run_id=run_id))
-        else:
-            run_log = self.header(header)
-            self._origins.note(run_log, Origin(header.chunk.content, parameters.seen))
+        run_log = self._header_or_its_id(run_id, header, damaged)
+        origin = self._origins.of(run_log)
+        if origin is not None:
+            self._origins.note(run_log, Origin(origin.key, origin.content, parameters.seen))
         run_log.parameters.update(parameters)  # type: ignore[arg-type]  # a client's parameters are its own
         if job is not None:
-            run_log.job = cast(JobLog, self.model(job))
+            try:
+                run_log.job = cast(JobLog, self.model(job))
+            except FormatError as error:
+                damaged.append(error)
         return run_log
+
+    def _header_or_its_id(self, run_id: str, header: Stored | None, damaged: list[FormatError]) -> RunLog:
+        if header is not None:
+            try:
+                return self.header(header)
+            except FormatError as error:
+                damaged.append(error)
+        return cast(RunLog, self._schema.run_log(run_id=run_id))
 
     def _add(self, parts: Parts, found: Iterable[Stored], damaged: list[FormatError]) -> None:
         for stored in found:
@@ -167,14 +188,16 @@ class Reader:
             parts.parameters += [(scope, name, value) for name, value in parameters.items()]
             origin = self._origins.of(parts.branches.get(scope))
             if origin is not None:
-                self._origins.note(parts.branches[scope], Origin(origin.content, parameters.seen))
+                self._origins.note(parts.branches[scope], Origin(origin.key, origin.content, parameters.seen))
 
     def _complete(self, run_id: str, parts: Parts, damaged: list[FormatError]) -> None:
         """Asks by name for parents that the listing did not show: they may have come after its page."""
         asked: set[ChunkId] = set()
+        known_damaged = {error.key for error in damaged}
         while True:
             branches, steps = missing_parents(parts)
             wanted = {keys.branch(run_id, name) for name in branches} | {keys.step(run_id, name) for name in steps}
+            wanted = {chunk for chunk in wanted if keys.key_of(chunk) not in known_damaged}
             if not wanted - asked:
                 return
             scan = self._chunks.read_many(wanted - asked)

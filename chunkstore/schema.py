@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from chunkstore import models, values
 from chunkstore.errors import FormatError, InvalidInputError
-from chunkstore.keys import Kind
+from chunkstore.keys import ChunkId, Kind, key_of
 from chunkstore.values import Content, Json
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -94,6 +94,10 @@ class Schema:
             return self.parameter.read(values.decode(content))
         except (KeyError, ValidationError, FormatError) as error:
             raise FormatError(f"{key} holds no parameter: {error}", key=key) from error
+
+    def seen_parameter(self, chunk: ChunkId, content: Content) -> Content:
+        """What this client makes of a stored parameter: it may hold a plain value as a typed one."""
+        return self.write_parameter(chunk.name, self.read_parameter(content, key_of(chunk)))
 
     def _read(self, kind: type[Model], content: Content, key: str) -> Model:
         try:

@@ -6,6 +6,7 @@ this process saw last; what somebody else wrote in between is merged in, never o
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from chunkstore.clock import HybridClock
 from chunkstore.errors import (
     AlreadyExistsError,
     BranchLogNotFoundError,
+    ChunkStoreError,
     FormatError,
     JobLogNotFoundError,
     NotFoundError,
@@ -112,16 +114,21 @@ class ChunkedRunLogStore:
     def get_summary(self) -> dict[str, object]:
         """Type, location without secrets, retention, compression and guarantees, for people."""
         above = self.settings.compress_above
-        guarantees = self.backend.guarantees
         return {
             "Type": self.service_name,
             "Location": self.backend.place,
             "Retention": f"{self.settings.retention_days} days",
             "Compression": "off" if above is None else f"above {above:,} bytes",
-            "Guarantees": ", ".join(
-                name.replace("_", " ") for name in type(guarantees).__slots__ if getattr(guarantees, name)
-            ),
+            "Guarantees": self._guarantees(),
         }
+
+    def _guarantees(self) -> str:
+        """For people. Only the server itself can tell, and who may not write there may not ask it."""
+        try:
+            stated = dataclasses.asdict(self.backend.guarantees)
+        except ChunkStoreError as error:
+            return f"not known: {error}"
+        return ", ".join(name.replace("_", " ") for name, holds in stated.items() if holds)
 
     def close(self) -> None:
         """Lets threads and connections go. The store may be used again afterwards."""
@@ -151,6 +158,9 @@ class ChunkedRunLogStore:
             stored = self._chunks.create(keys.header(run_id), content)
         except AlreadyExistsError as error:
             raise RunLogExistsError(self._exists(run_id), run_id=run_id) from error
+        if run_id in self._runs_seen:  # what is known is of an earlier run of that id, which somebody deleted
+            self._chunks.known.forget_all(keys.prefix_of_run(run_id))
+            self._chunks.known.put(stored)
         self._runs_seen.add(run_id)
         return self._reader.noted(cast(RunLog, run_log), stored)
 
@@ -208,7 +218,7 @@ class ChunkedRunLogStore:
         for damage in scan.damaged:
             log.warning("%s", damage)
         headers = [stored for stored in scan.chunks if not stored.chunk.envelope.deleted]
-        found = (self._reader.header(stored) for stored in sorted(headers, key=age, reverse=True))
+        found = self._reader.headers(sorted(headers, key=age, reverse=True))
         return list(islice((run_log for run_log in found if _matches(run_log, tag, status)), limit))
 
     def list_run_ids(self) -> list[str]:

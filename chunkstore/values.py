@@ -96,9 +96,10 @@ def _encode_slowly(value: Mapping[str, object], max_depth: int) -> Content:
     exact: dict[str, str] = {}
     plain = _plain(value, "", exact, max_depth)
     try:
-        return Content(to_json(plain), exact)
-    except (ValueError, PydanticSerializationError) as error:  # an integer of more digits than Python prints
-        raise InvalidInputError(f"cannot be written as JSON: {error}; store it as text") from error
+        body = orjson.dumps(plain)  # the two differ in "1e16" and "1e+16": equal values must not look changed
+    except TypeError:  # an integer beyond 64 bits
+        body = to_json(plain)
+    return Content(body, exact)
 
 
 def _plain(value: object, pointer: str, exact: dict[str, str], levels: int) -> Json:

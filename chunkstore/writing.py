@@ -37,7 +37,7 @@ class Writer:
     def run_log(self, run_log: RunLog) -> None:
         """The header, the job, the parameters, then all steps; one that was made by hand founds its run."""
         run_id = run_log.run_id
-        new = self._origins.of(run_log) is None
+        new = self._origin(run_log, keys.key_of(keys.header(run_id))) is None
         barrier = new or run_log.status.upper() in TERMINAL
         self._make(self._log(keys.header(run_id), run_log, create=new, founding=True, barrier=barrier))
         if run_log.job is not None:
@@ -80,7 +80,8 @@ class Writer:
             if parameters and origin is not None:
                 mine = self._written(parameters)
                 changes += self._parameter_changes(run_id, mine, scope, origin.parameters)
-                notes.append((owner, Origin(origin.content, {**origin.parameters, **mine})))
+                stored = {keys.key_of(keys.parameter(run_id, name, scope)): content for name, content in mine.items()}
+                notes.append((owner, Origin(origin.key, origin.content, {**origin.parameters, **stored})))
         self._chunks.change_many(changes)
         for owner, origin in notes:
             self._origins.note(owner, origin)
@@ -94,7 +95,8 @@ class Writer:
         changes = []
         for name, mine in parameters.items():
             chunk = keys.parameter(run_id, name, scope)
-            if mine != (seen.get(name) or self._last_seen(chunk)):
+            before = seen.get(keys.key_of(chunk)) or self._last_seen(chunk)
+            if mine != before and (before is None or mine != self._schema.seen_parameter(chunk, before)):
                 changes.append(Change(chunk, _replacing(mine), mine))
         return changes
 
@@ -103,10 +105,11 @@ class Writer:
     ) -> list[_Write]:
         """The write that stores one model object; none where it is as it was read."""
         mine = self._schema.write(chunk.kind, model)
-        origin = self._origins.of(model)
+        key = keys.key_of(chunk)
+        origin = self._origin(model, key)
         base = origin.content if origin is not None else self._last_seen(chunk)
-        seen = None if base is None else self._schema.seen(chunk.kind, base, keys.key_of(chunk))
-        if origin is not None and mine == seen:
+        seen = None if base is None else self._schema.seen(chunk.kind, base, key)
+        if origin is not None and mine == seen and key in self._chunks.known:
             return []
         initial = mine if create else None
         change = Change(chunk, _merging(base, seen, mine), initial, barrier=barrier, founding=founding)
@@ -115,8 +118,15 @@ class Writer:
     def _make(self, writes: list[_Write]) -> None:
         self._chunks.change_many(write.change for write in writes)
         for write in writes:
-            origin = self._origins.of(write.model)
-            self._origins.note(write.model, Origin(write.mine, {} if origin is None else origin.parameters))
+            key = keys.key_of(write.change.chunk)
+            origin = self._origin(write.model, key)
+            parameters = {} if origin is None else origin.parameters
+            self._origins.note(write.model, Origin(key, write.mine, parameters))
+
+    def _origin(self, model: BaseModel, key: str) -> Origin | None:
+        """From what a model object was made; None where it was read under another key: of another run, or by another name."""
+        origin = self._origins.of(model)
+        return origin if origin is not None and origin.key == key else None
 
     def _last_seen(self, chunk: ChunkId) -> Content | None:
         known = self._chunks.known.get(keys.key_of(chunk))

@@ -116,7 +116,7 @@ def rclone(folder: Path) -> Iterator[S3Server]:
 
     def command(port: int) -> list[str]:
         # A cached listing would hide buckets that are made as folders.
-        caches = ["--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+        caches = ["--vfs-cache-mode", "off", "--dir-cache-time", "10ms"]
         access = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
         return [binary, "serve", "s3", *caches, *access, str(buckets)]
 
