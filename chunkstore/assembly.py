@@ -172,7 +172,15 @@ class _CollectorPause:
         with self._lock:
             self._wanted = max(0, self._wanted - 1)  # not below, where the pausing thread itself was forked
             if self._wanted == 0 and self._was_enabled:
-                gc.enable()
+                self._enable()
+
+    @staticmethod
+    def _enable() -> None:
+        if gc.get_freeze_count() == 0:
+            # Moves all that is new to the oldest generation; otherwise the next allocation walks every new model.
+            gc.freeze()
+            gc.unfreeze()
+        gc.enable()
 
     def after_fork(self) -> None:
         """In a child that was forked while another thread read: that thread is not here to start the collector again."""

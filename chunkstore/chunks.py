@@ -48,14 +48,25 @@ _REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may m
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long an operation may take and how it waits between tries; injected, so that tests need not wait."""
+    """How long an operation may take and how it waits between tries; injected, so that tests need not wait.
+
+    Pauses that are long beside one write let a few sleepers hold up everybody: they are for a place that answers at once, and
+    `of` has longer ones for a place that does not.
+    """
 
     deadline: float = 30.0
-    first_pause: float = 0.002
-    longest_pause: float = 0.5
+    first_pause: float = 0.0002
+    longest_pause: float = 0.01
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
+
+    @classmethod
+    def of(cls, backend: Backend, deadline: float) -> Timing:
+        """The timing for a backend, by how it answers."""
+        if backend.concurrency == 1:
+            return cls(deadline)
+        return cls(deadline, first_pause=0.01, longest_pause=0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +217,12 @@ class Chunks:
     def scan(self, prefix: str) -> Scan:
         """All chunks whose key starts with the prefix. One listing, and one request for each that changed since last seen."""
         scan, fetch = Scan(), []
-        for entry in self.backend.list(prefix):
+        listed = {entry.key: entry for entry in self.backend.list(prefix)}  # a name that is being replaced may come twice
+        for entry in listed.values():
             known = self.known.get(entry.key)
             if known is not None and entry.version and known.version == entry.version:
                 scan.chunks.append(known)
-            elif keys.parse(entry.key) is not None:
+            elif keys.is_chunk(entry.key):
                 fetch.append(entry.key)
         return self._fetch(fetch, scan)
 
@@ -280,7 +292,8 @@ class Chunks:
             if current is None and condition.kind == "unchanged":
                 self.known.forget(key)
                 raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
-            _wait(pauses, failure)  # nothing changed there: a passing fault, or a conflict with a write that then failed
+            # Nothing changed there: a passing fault, or a conflict with a write that then failed.
+            _wait(pauses, failure)
 
     def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
         self.known.put_unless_overtaken(stored, before)
@@ -335,6 +348,9 @@ class Chunks:
         self._check_name(key, chunk.envelope)
         stored = Stored(key, chunk, blob.version)
         self._clock.saw(chunk.envelope.created_at)
+        if before is not None and chunk.envelope.kind == keys.Kind.HEADER and _is_another_run(before, stored):
+            self.known.forget_all(keys.prefix_of_run(chunk.envelope.run))
+            before = None
         self.known.put_unless_overtaken(stored, before)
         return stored
 
@@ -412,6 +428,11 @@ class _Outcome:
 def chunk_of(envelope: Envelope) -> ChunkId:
     """The chunk that an envelope names."""
     return ChunkId(envelope.run, keys.Kind(envelope.kind), envelope.name, envelope.scope)
+
+
+def _is_another_run(before: Stored, now: Stored) -> bool:
+    """Whether the run was deleted and one of the same id was made: what is known of its other chunks says nothing then."""
+    return before.chunk.envelope.created_at != now.chunk.envelope.created_at
 
 
 def _wait(pauses: Iterator[None], failure: Exception) -> None:

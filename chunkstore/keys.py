@@ -30,6 +30,10 @@ SUFFIX: Final = ".json"
 MAX_RUN_ID_BYTES: Final = 200
 _MAX_FILE_NAME: Final = 255  # bytes; ext4, XFS, APFS, NTFS and MinIO agree
 _DIGEST_LENGTH: Final = 32
+_CHUNK: Final = re.compile(
+    r"[^/]+/(?:run|job|(?:step|branch|parameter)\.(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2}|%~)+"
+    r"|parameter@(?:[A-Za-z0-9 \-_.+=,~()@]|%[0-9A-F]{2}|%~)+)\.json"
+)
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9 \-_.+=,~()]")
 _ABBREVIATED: Final = re.compile(r"(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2})*(?:%~[0-9a-f]{32})?")
 
@@ -172,6 +176,11 @@ def parse(key: str) -> ChunkId | None:
         return None
     is_ours = _is_well_formed(file) if is_abbreviated(file) else _file_of(chunk) == file
     return chunk if is_ours else None
+
+
+def is_chunk(key: str) -> bool:
+    """Whether a key may be a chunk's; quicker than `parse`, and sure only for keys that are not."""
+    return _CHUNK.fullmatch(key) is not None
 
 
 def is_abbreviated(key: str) -> bool:

@@ -93,9 +93,12 @@ class Reader:
         own = [stored for stored in by_kind[Kind.PARAMETER] if not stored.chunk.envelope.scope]
         run_log = self._run_log(run_id, header, own, next(iter(by_kind[Kind.JOB]), None), damaged)
         parts = Parts()
-        self._add(parts, [*by_kind[Kind.STEP], *by_kind[Kind.BRANCH]], damaged)
+        found = [*by_kind[Kind.STEP], *by_kind[Kind.BRANCH]]
+        self._add(parts, found, damaged)
         self._add_parameters(parts, scoped, damaged)
-        self._complete(run_id, parts, damaged)
+        late = self._complete(run_id, parts, damaged)
+        if late:
+            _put_in_order(parts, sorted([*found, *late], key=age))
         placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
         return Reading(run_log, _findings(damaged, placeholders))
 
@@ -190,8 +193,9 @@ class Reader:
             if origin is not None:
                 self._origins.note(parts.branches[scope], Origin(origin.key, origin.content, parameters.seen))
 
-    def _complete(self, run_id: str, parts: Parts, damaged: list[FormatError]) -> None:
-        """Asks by name for parents that the listing did not show: they may have come after its page."""
+    def _complete(self, run_id: str, parts: Parts, damaged: list[FormatError]) -> list[Stored]:
+        """Asks by name for parents that the listing did not show: they may have come after its page. Returns those found."""
+        late: list[Stored] = []
         asked: set[ChunkId] = set()
         known_damaged = {error.key for error in damaged}
         while True:
@@ -199,11 +203,12 @@ class Reader:
             wanted = {keys.branch(run_id, name) for name in branches} | {keys.step(run_id, name) for name in steps}
             wanted = {chunk for chunk in wanted if keys.key_of(chunk) not in known_damaged}
             if not wanted - asked:
-                return
+                return late
             scan = self._chunks.read_many(wanted - asked)
             asked |= wanted
             damaged += scan.damaged
-            self._add(parts, sorted(scan.chunks, key=age), damaged)
+            self._add(parts, scan.chunks, damaged)
+            late += scan.chunks
 
 
 class _Placeholders:
@@ -225,6 +230,15 @@ class _Placeholders:
 def age(stored: Stored) -> tuple[str, str]:
     """What orders chunks: their creation."""
     return stored.chunk.envelope.created_at, stored.key
+
+
+def _put_in_order(parts: Parts, found: Iterable[Stored]) -> None:
+    """Those that were asked for by name came last, whenever they were made."""
+    names = [(stored.chunk.envelope.kind, stored.chunk.envelope.name) for stored in found]
+    parts.steps = {name: parts.steps[name] for kind, name in names if kind == Kind.STEP and name in parts.steps}
+    parts.branches = {
+        name: parts.branches[name] for kind, name in names if kind == Kind.BRANCH and name in parts.branches
+    }
 
 
 def _findings(damaged: list[FormatError], placeholders: list[str]) -> tuple[Finding, ...]:

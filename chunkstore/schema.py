@@ -84,7 +84,7 @@ class Schema:
     def write_parameter(self, name: str, value: object) -> Content:
         """The chunk's JSON of a parameter. Raises `InvalidInputError` with its name for what JSON cannot keep."""
         try:
-            return values.encode(self.parameter.write(value), max_depth=MAX_PARAMETER_DEPTH)
+            return values.encode_strictly(self.parameter.write(value), max_depth=MAX_PARAMETER_DEPTH)
         except InvalidInputError as error:
             raise InvalidInputError(f"parameter {name!r} cannot be stored: {error}", name=name) from error
 

@@ -91,7 +91,7 @@ class ChunkedRunLogStore:
             backend,
             compress_above=settings.compress_above,
             known_bytes=settings.known_bytes,
-            timing=timing or Timing(deadline=settings.timeout_seconds),
+            timing=timing or Timing.of(backend, settings.timeout_seconds),
             clock=clock,
         )
         origins = Origins()
@@ -152,10 +152,11 @@ class ChunkedRunLogStore:
         """
         fields: dict[str, object] = {"run_id": run_id, "dag_hash": dag_hash, "use_cached": use_cached, "tag": tag}
         fields |= {"original_run_id": original_run_id, "status": status.upper(), **kwargs}
+        header = keys.header(run_id)
         run_log = self.schema.run_log.model_validate(fields)
         content = _with_fields(self.schema.write(Kind.HEADER, run_log), fields)
         try:
-            stored = self._chunks.create(keys.header(run_id), content)
+            stored = self._chunks.create(header, content)
         except AlreadyExistsError as error:
             raise RunLogExistsError(self._exists(run_id), run_id=run_id) from error
         if run_id in self._runs_seen:  # what is known is of an earlier run of that id, which somebody deleted

@@ -15,6 +15,7 @@ import servers
 from servers import S3Server, ServerMissingError
 
 SERVERS_REQUIRED = os.environ.get("CHUNKSTORE_REQUIRE_SERVERS", "0") == "1"
+SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1") != "0"
 used_servers = pytest.StashKey[set[str]]()
 
 
@@ -90,6 +91,8 @@ def started(
 ) -> Iterator[S3Server]:
     """Start a server for the session; where it is missing, skip, or fail if it was required."""
     name = launch.__name__
+    if not SERVERS_WANTED:
+        pytest.skip(f"this environment goes without servers, so without {name} (CHUNKSTORE_TEST_SERVERS=0)")
     with ExitStack() as stack:
         try:
             servers.require_module("s3fs")

@@ -46,9 +46,16 @@ class S3Server:
         name = f"test-{uuid.uuid4().hex}"
         if self.folder is not None:
             (self.folder / name).mkdir()
+            self._until_listed(name)
         else:
             self.client().create_bucket(Bucket=name)
         return name
+
+    def _until_listed(self, bucket: str) -> None:
+        """The server lists its folders anew every few milliseconds only."""
+        client, end = self.client(), time.monotonic() + 10
+        while bucket not in [known["Name"] for known in client.list_buckets()["Buckets"]]:
+            assert time.monotonic() < end, f"{self.name} does not see the bucket {bucket}"
 
     def through(self, url: str) -> S3Server:
         """The same server, reached by another address: a proxy's."""

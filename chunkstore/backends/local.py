@@ -26,10 +26,12 @@ from chunkstore.errors import BackendUnavailableError, ChunkStoreError, Conflict
 Durability = Literal["process", "barrier", "power"]
 """Which acknowledged writes survive: a kill (`process`); power loss, from each barrier on (`barrier`); power loss (`power`)."""
 
-_READ: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+# O_NONBLOCK: opening a named pipe that stands where a chunk should be would wait for a writer without end.
+_READ: Final = sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _STAGE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAMELESS: Final = os.O_WRONLY | getattr(os, "O_TMPFILE", 0) | getattr(os, "O_CLOEXEC", 0)
 
+_STAGING: Final = ".t-"
 _FOUNDINGS: Final = 100
 _CAN_STAMP: Final = os.utime in os.supports_fd
 
@@ -120,7 +122,7 @@ class LocalBackend:
             with self._locks.holding(key):
                 os.unlink(path)
                 with suppress(OSError):  # other objects are still in it
-                    os.rmdir(_folder_of(path))
+                    _remove_folder(_folder_of(path))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -254,7 +256,7 @@ class LocalBackend:
 
     def _stage(self, path: str, data: bytes) -> tuple[str, str]:
         """A staging file beside `path` with the data in it, and the version it will have."""
-        staging = f"{_folder_of(path)}/.t-{self._token}-{os.getpid()}-{next(self._numbers)}"
+        staging = f"{_folder_of(path)}/{_STAGING}{self._token}-{os.getpid()}-{next(self._numbers)}"
         fd = os.open(staging, _STAGE, 0o666)
         try:
             version = self._fill(fd, data)
@@ -349,6 +351,18 @@ def _version(status: os.stat_result, data: bytes) -> str:
 def _remove(staging: str) -> None:
     with suppress(OSError):  # the disk fails, and the first error says so
         os.unlink(staging)
+
+
+def _remove_folder(folder: str) -> None:
+    """Removes a folder without objects, and the staging files in it that killed writers left."""
+    try:
+        os.rmdir(folder)
+    except OSError:
+        with os.scandir(folder) as entries:
+            if all(entry.name.startswith(_STAGING) for entry in entries):  # ends at the first that is no staging file
+                for name in os.listdir(folder):
+                    _remove(f"{folder}/{name}")
+        os.rmdir(folder)
 
 
 def _sync_folder(folder: str) -> None:

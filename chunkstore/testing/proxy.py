@@ -340,7 +340,8 @@ async def _run(host: str, port: int, latency: float) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
 
     async def connected(client: StreamReader, to_client: StreamWriter) -> None:
-        await _serve_connection(wire, client, to_client)
+        with contextlib.suppress(asyncio.CancelledError):  # the proxy was told to end, and asyncio would print it
+            await _serve_connection(wire, client, to_client)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=_BLOCK, backlog=1024)
     _say(str(server.sockets[0].getsockname()[1]))

@@ -19,6 +19,8 @@ from chunkstore import RunLog
 from chunkstore.integrations.runnable import ChunkStoreRunLogStore
 from servers import S3Server
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 
 MAPS = """\

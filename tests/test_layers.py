@@ -1,0 +1,189 @@
+"""The floors of the house: what is below knows nothing of what is above. Imports are read, not run."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import chunkstore
+
+ROOT = Path(chunkstore.__path__[0])
+
+FLOORS = [
+    ["errors", "models"],
+    [
+        *("process", "keys", "values", "codec", "clock"),
+        *("backends.contract", "backends", "backends.hostlock", "backends.probe", "backends.s3faults"),
+        *("backends.memory", "backends.local", "backends.s3"),
+    ],
+    ["merge", "known", "schema", "chunks", "assembly"],
+    ["reading", "writing", "store"],
+    ["config", ""],
+    ["integrations", "integrations.runnable", "show"],
+]
+"""From the ground up. Each module imports only from floors below, or from what stands before it on its own; "" is the face."""
+
+IMPORTS_ONLY = {
+    "errors": set(),
+    "keys": {"errors"},
+    "clock": {"process"},
+    "process": set(),
+    "values": {"errors"},
+    "codec": {"errors", "values"},
+    "merge": {"values"},
+    "assembly": set(),
+    "models": {"errors"},
+}
+"""Rooms that are pure, or know one thing only."""
+
+EXTRAS = {
+    "backends.s3": {"fsspec", "s3fs", "aiobotocore", "botocore"},
+    "backends.s3faults": {"botocore", "aiohttp"},
+    "backends.hostlock": {"filelock"},
+    "integrations.runnable": {"runnable"},
+    "show": {"rich"},
+}
+"""Who may import what not all users have, or what takes long to import."""
+
+EVERYWHERE = {"orjson", "pydantic", "pydantic_core", "typing_extensions"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: by whom, of what, and whether it runs only when a function is called."""
+
+    importer: str
+    imported: str
+    inside_function: bool
+    line: int
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
+SHIPPED_TESTS = {name for name in FILES if name.startswith("testing")}
+
+
+def statements(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, inside
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        else:
+            yield from statements(
+                child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            )
+
+
+def imports_of(name: str) -> Iterator[Import]:
+    for statement, inside in statements(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        for imported in targets(statement):
+            yield Import(name, imported, inside, statement.lineno)
+
+
+def targets(statement: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules that a statement imports, ours without the package's name."""
+    if isinstance(statement, ast.Import):
+        return [ours(alias.name) for alias in statement.names]
+    assert statement.level == 0, f"a relative import in line {statement.lineno}"
+    base = statement.module or ""
+    submodules = [f"{base}.{alias.name}" for alias in statement.names]
+    within = [
+        ours(module)
+        for module in submodules
+        if module.startswith("chunkstore.") and ours(module).lstrip(".") in modules()
+    ]
+    return within or [ours(base)]
+
+
+def modules() -> set[str]:
+    return {f"chunkstore.{name}".rstrip(".") for name in FILES} | set(FILES)
+
+
+def ours(module: str) -> str:
+    """`chunkstore.keys` as `keys`; a foreign module as `foreign:top`; the face as ``."""
+    if module == "chunkstore":
+        return ""
+    if module.startswith("chunkstore."):
+        return module.removeprefix("chunkstore.")
+    return f"foreign:{module.split('.', maxsplit=1)[0]}"
+
+
+ALL = [found for name in FILES for found in imports_of(name)]
+OWN = [found for found in ALL if not found.imported.startswith("foreign:")]
+FOREIGN = [found for found in ALL if found.imported.startswith("foreign:")]
+ORDER = [module for floor in FLOORS for module in floor]
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    assert set(FILES) - SHIPPED_TESTS == set(ORDER)
+
+
+def test_imports_are_found_at_all() -> None:
+    found = {(each.importer, each.imported, each.inside_function) for each in OWN}
+    assert {
+        ("store", "keys", False),
+        ("config", "backends.local", True),
+        ("backends", "backends.contract", False),
+    } <= found
+    assert len(OWN) > 60
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in SHIPPED_TESTS])
+def test_a_module_imports_only_from_below(name: str) -> None:
+    above = [each for each in imports_of(name) if each in OWN and ORDER.index(each.imported) >= ORDER.index(name)]
+    assert above == []
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {name: {each.imported for each in imports_of(name) if each in OWN} for name in FILES}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", IMPORTS_ONLY)
+def test_a_pure_room_knows_only_what_it_says(name: str) -> None:
+    assert {each.imported for each in imports_of(name) if each in OWN} <= IMPORTS_ONLY[name]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.split(".")[0] == "backends"])
+def test_a_backend_knows_no_run(name: str) -> None:
+    known = {each.imported.split(".")[0] for each in imports_of(name) if each in OWN}
+    assert known <= {"backends", "errors", "process"}
+
+
+def test_nothing_that_users_run_imports_the_shipped_tests() -> None:
+    assert [
+        each for each in OWN if each.imported.split(".")[0] == "testing" and each.importer not in SHIPPED_TESTS
+    ] == []
+
+
+def test_an_import_inside_a_function_is_of_an_extra_or_of_the_place_that_a_url_names() -> None:
+    inside = [each for each in ALL if each.inside_function and each.importer not in SHIPPED_TESTS]
+    assert inside, "config opens its backends so"
+    for each in inside:
+        if each in OWN:
+            assert (each.importer, each.imported.split(".")[0]) == ("config", "backends"), each
+        else:
+            assert each.imported.removeprefix("foreign:") in EXTRAS[each.importer], each
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in SHIPPED_TESTS])
+def test_a_foreign_package_is_imported_only_where_it_is_used(name: str) -> None:
+    foreign = {each.imported.removeprefix("foreign:") for each in imports_of(name) if each in FOREIGN}
+    assert foreign - set(sys.stdlib_module_names) <= EVERYWHERE | EXTRAS.get(name, set())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_opens_with_a_sentence_that_says_what_lives_there(name: str) -> None:
+    first = (ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+    assert len(first) > 30
