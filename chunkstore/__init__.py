@@ -1,9 +1,7 @@
 """chunkstore: run logs of data pipelines as chunks, safe for any number of parallel writers.
 
-import chunkstore
-
-store = chunkstore.open("runs/")
-store.create_run_log("2026-11-21-nightly")
+>>> store = chunkstore.open("runs/")
+>>> store.create_run_log("nightly-1")
 """
 
 from chunkstore.config import Settings

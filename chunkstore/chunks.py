@@ -217,7 +217,9 @@ class Chunks:
     def scan(self, prefix: str) -> Scan:
         """All chunks whose key starts with the prefix. One listing, and one request for each that changed since last seen."""
         scan, fetch = Scan(), []
-        listed = {entry.key: entry for entry in self.backend.list(prefix)}  # a name that is being replaced may come twice
+        listed = {
+            entry.key: entry for entry in self.backend.list(prefix)
+        }  # a name that is being replaced may come twice
         for entry in listed.values():
             known = self.known.get(entry.key)
             if known is not None and entry.version and known.version == entry.version:

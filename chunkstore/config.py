@@ -124,7 +124,9 @@ def _open_local(url: str, settings: Settings) -> Backend:
     try:
         folder = Path(_path_of(url)).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(f"{url!r} begins with the home folder of a user whom this host does not know") from error
+        raise InvalidInputError(
+            f"{url!r} begins with the home folder of a user whom this host does not know"
+        ) from error
     return LocalBackend(folder, durability=settings.durability)
 
 

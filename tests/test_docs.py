@@ -15,12 +15,14 @@ PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)( notest)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(page):
+def blocks(page: Path) -> list[tuple[str, bool, str]]:
     return [(language, bool(notest), text) for language, notest, text in BLOCK.findall(page.read_text())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_python_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs_and_prints_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for (language, notest, code), following in itertools.pairwise([*blocks(page), ("", False, "")]):
         if language != "python" or notest:
@@ -33,15 +35,17 @@ def test_the_python_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path,
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_between_pages_lead_somewhere(page):
+def test_the_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_every_setting_is_documented_with_its_default():
+def test_every_setting_is_documented_with_its_default() -> None:
     page = (TOP / "docs/reference/settings.md").read_text()
     rows = {
-        name: row for row in page.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
+        name: row
+        for row in page.splitlines()
+        for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
     }
     assert set(rows) == set(chunkstore.Settings.model_fields)
     for name, field in chunkstore.Settings.model_fields.items():
@@ -49,14 +53,14 @@ def test_every_setting_is_documented_with_its_default():
             assert f"| {field.default:.0f} |" in rows[name]
 
 
-def test_every_error_is_documented():
+def test_every_error_is_documented() -> None:
     page = (TOP / "docs/reference/errors.md").read_text()
     public = {name for name in chunkstore.__all__ if name.endswith("Error")}
     inner = {"ChunkStoreError", "AlreadyExistsError", "NotFoundError", "ObjectNotFoundError"}
     assert public - inner <= set(re.findall(r"`(\w+Error)`", page))
 
 
-def test_the_format_page_shows_a_key_as_the_store_makes_it():
+def test_the_format_page_shows_a_key_as_the_store_makes_it() -> None:
     from chunkstore import keys
 
     page = (TOP / "docs/format.md").read_text()

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,14 +15,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PLAIN = ["02_library.py", "03_many_processes.py", "04_own_backend.py"]
 
 
-def expected(example):
+def expected(example: Path) -> list[str]:
     lines = example.read_text().rstrip().splitlines()
     start = len(lines) - next(n for n, line in enumerate(reversed(lines)) if not line.startswith("# "))
     return [line.removeprefix("# ") for line in lines[start:]]
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_an_example_prints_what_its_last_lines_say(name, tmp_path):
+def test_an_example_prints_what_its_last_lines_say(name: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / name]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ran.stderr == ""
@@ -29,12 +30,12 @@ def test_an_example_prints_what_its_last_lines_say(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_an_example_leaves_nothing_where_it_runs(name, tmp_path):
+def test_an_example_leaves_nothing_where_it_runs(name: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, EXAMPLES / name], cwd=tmp_path, capture_output=True, timeout=120, check=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def own_backend():
+def own_backend() -> Any:
     spec = importlib.util.spec_from_file_location("own_backend", EXAMPLES / "04_own_backend.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["own_backend"] = module  # where pickle looks for its class
@@ -45,25 +46,25 @@ def own_backend():
 class Witness:
     """The example's dict, seen without its verbs."""
 
-    def __init__(self, backend):
+    def __init__(self, backend: Any) -> None:
         self.backend = backend
 
-    def get(self, key):
+    def get(self, key: str) -> bytes | None:
         blob = self.backend.objects.get(key)
         return None if blob is None else blob.data
 
-    def put(self, key, data):
+    def put(self, key: str, data: bytes) -> None:
         self.backend.objects[key] = Blob(data, f"foreign {len(self.backend.objects)} {hash(data)}")
 
-    def keys(self):
+    def keys(self) -> set[str]:
         return set(self.backend.objects)
 
 
 class TestTheExampleOfAnOwnBackend(BackendSuite):
     @pytest.fixture
-    def backend(self):
+    def backend(self) -> Any:
         return own_backend()
 
     @pytest.fixture
-    def witness(self, backend):
+    def witness(self, backend: Any) -> Witness:
         return Witness(backend)
