@@ -154,7 +154,6 @@ class Chunks:
             if outcome.landed:
                 return outcome.stored
             stored = outcome.stored
-            next(pauses)
 
     def _try(self, change: Change, key: str, stored: Stored | None, pauses: Iterator[None]) -> _Outcome:
         """One try to make a change on top of what stood there last."""
@@ -175,7 +174,10 @@ class Chunks:
             raise ObjectNotFoundError(f"{header.key} is being deleted from {self.backend.place}", key=header.key)
 
     def change_many(self, changes: Iterable[Change]) -> list[Stored]:
-        """Makes independent changes, as many at once as the backend has use for. The first error is raised, after all ended."""
+        """Makes independent changes, as many at once as the backend has use for.
+
+        The first error is raised; changes after it may have been made, or not.
+        """
         return self._at_once(self.change, list(changes))
 
     def mark_deleted(self, chunk: ChunkId) -> Stored:
@@ -187,8 +189,6 @@ class Chunks:
             marked = replace(stored.chunk, envelope=replace(stored.chunk.envelope, deleted=True))
             outcome = self._put(marked, key, unchanged(stored.version), False, pauses)
             stored = outcome.stored
-            if not outcome.landed:
-                next(pauses)
         return stored
 
     def delete_many(self, found: Iterable[str]) -> None:
@@ -283,19 +283,22 @@ class Chunks:
                 failure = error
                 if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
                     raise
+                # Before the object is read, not after: what was read before a pause is old when the next try is made of it.
+                late = _wait(pauses)
                 current = self._read_back(key, failure)
             else:
                 return self._landed(Stored(key, chunk, version), before)
             if current is not None and current.chunk.envelope.writers.get(session.name, 0) >= number:
                 log.debug("%s landed although its reply said otherwise", key)
                 return _Outcome(landed=True, stored=current)
+            if late is not None:  # a place that fails is reported as that, and not as one where others were faster
+                raise failure if isinstance(failure, BackendUnavailableError) else late
             if current is not None and current.version != condition.version:
                 return _Outcome(landed=False, stored=current)
             if current is None and condition.kind == "unchanged":
                 self.known.forget(key)
                 raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
             # Nothing changed there: a passing fault, or a conflict with a write that then failed.
-            _wait(pauses, failure)
 
     def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
         self.known.put_unless_overtaken(stored, before)
@@ -310,6 +313,8 @@ class Chunks:
         except BackendUnavailableError as error:
             if isinstance(failure, BackendUnavailableError) and not isinstance(failure, WriteStateUnknownError):
                 raise failure from error  # the place was not reached at all, neither time
+            if isinstance(failure, ConflictError) and not error.transient:
+                raise  # refused, and what stands there cannot be read: no link, no right
             raise WriteStateUnknownError(
                 f"nobody can say whether {key} was written to {self.backend.place}: {failure}, and then it could not be "
                 f"read back: {error}. Repeat the call when the place answers again; it does no harm",
@@ -437,14 +442,13 @@ def _is_another_run(before: Stored, now: Stored) -> bool:
     return before.chunk.envelope.created_at != now.chunk.envelope.created_at
 
 
-def _wait(pauses: Iterator[None], failure: Exception) -> None:
-    """The next pause. At the deadline a place that fails is reported as that, and not as one where others were faster."""
+def _wait(pauses: Iterator[None]) -> ConflictError | None:
+    """The next pause; what to raise when there is no time for another try."""
     try:
         next(pauses)
-    except ConflictError:
-        if isinstance(failure, BackendUnavailableError):
-            raise failure from None
-        raise
+    except ConflictError as error:
+        return error
+    return None
 
 
 def _may_have_landed(failure: BackendUnavailableError) -> bool:

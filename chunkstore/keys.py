@@ -180,7 +180,7 @@ def parse(key: str) -> ChunkId | None:
 
 def is_chunk(key: str) -> bool:
     """Whether a key may be a chunk's; quicker than `parse`, and sure only for keys that are not."""
-    return _CHUNK.fullmatch(key) is not None
+    return _CHUNK.fullmatch(key) is not None and ("%" not in key or parse(key) is not None)
 
 
 def is_abbreviated(key: str) -> bool:
