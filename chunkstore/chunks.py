@@ -14,9 +14,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
 
 from chunkstore import codec, keys
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, unchanged
@@ -69,8 +68,7 @@ class Timing:
         return cls(deadline, first_pause=0.01, longest_pause=0.3)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A write to be made: `edit` turns what stands there into what shall stand there; `initial` is for when nothing does."""
 
     chunk: ChunkId
@@ -186,7 +184,7 @@ class Chunks:
         stored = self.known.get(key) or self.read(chunk)
         pauses = self._pauses(key)
         while not stored.chunk.envelope.deleted:
-            marked = replace(stored.chunk, envelope=replace(stored.chunk.envelope, deleted=True))
+            marked = stored.chunk._replace(envelope=stored.chunk.envelope._replace(deleted=True))
             outcome = self._put(marked, key, unchanged(stored.version), False, pauses)
             stored = outcome.stored
         return stored
@@ -252,19 +250,13 @@ class Chunks:
 
     def _put(self, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]) -> _Outcome:
         """Puts a chunk until it landed or somebody else's stands there instead."""
-        with self._session() as session:
-            return self._put_as(session, chunk, key, condition, barrier, pauses)
-
-    @contextmanager
-    def _session(self) -> Iterator[_Session]:
-        """A session that nobody else writes with until the block ends."""
         idle = self._idle_sessions.get()
         try:
-            session = idle.pop()
+            session = idle.pop()  # nobody else writes with it until it is put back
         except IndexError:  # not asked before: another thread may take the last one in between
             session = _Session()
         try:
-            yield session
+            return self._put_as(session, chunk, key, condition, barrier, pauses)
         finally:
             idle.append(session)
 
@@ -424,8 +416,7 @@ class Chunks:
             pause = min(2 * pause, timing.longest_pause)
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """What a put came to: ours stands there (perhaps with later changes on top), or somebody else's."""
 
     landed: bool

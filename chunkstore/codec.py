@@ -16,8 +16,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -35,8 +34,10 @@ _DIGEST_END: Final = len(_PREFIX) + 32
 _BREAK: Final = b"\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+NO_WRITERS: Final[Mapping[str, int]] = {}
+
+
+class Envelope(NamedTuple):
     """Our own facts about a chunk.
 
     `created_at` is the time of its first write, the same for ever. `writers` has, for each session that wrote it, the number
@@ -48,12 +49,11 @@ class Envelope:
     name: str
     scope: str
     created_at: str
-    writers: Mapping[str, int] = field(default_factory=dict)
+    writers: Mapping[str, int] = NO_WRITERS
     deleted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One chunk: the envelope and the model's JSON."""
 
     envelope: Envelope

@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from chunkstore.codec import Chunk
 from chunkstore.process import ProcessLocal
 from chunkstore.values import Content
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A chunk as it stands in the backend, with the version it has there."""
 
     key: str
@@ -89,16 +87,15 @@ class KnownChunks:
         return len(content.body) + len(stored.key) + self._OVERHEAD + self._OVERHEAD_EXACT * len(content.exact)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+_NO_PARAMETERS: Final[Mapping[str, Content]] = {}
+
+
+class Origin(NamedTuple):
     """From what a model object was made: its own chunk, and the parameters that it carries, both by their keys."""
 
     key: str
     content: Content
-    parameters: Mapping[str, Content] = field(default_factory=lambda: _NO_PARAMETERS)
-
-
-_NO_PARAMETERS: Final[Mapping[str, Content]] = {}
+    parameters: Mapping[str, Content] = _NO_PARAMETERS
 
 
 class _Noted(weakref.ref[object]):

@@ -18,8 +18,7 @@ import json
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -36,16 +35,15 @@ _STRICT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACL
 _FLOATS: Final = {"float:nan": math.nan, "float:inf": math.inf, "float:-inf": -math.inf}
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+NOTHING_EXACT: Final[Mapping[str, str]] = {}
+"""Shared by all contents that JSON can hold, which is nearly all."""
+
+
+class Content(NamedTuple):
     """A JSON object as bytes, and the exact values of what JSON could not hold."""
 
     body: bytes
-    exact: Mapping[str, str] = field(default_factory=lambda: NOTHING_EXACT)
-
-
-NOTHING_EXACT: Final[Mapping[str, str]] = {}
-"""Shared by all contents that JSON can hold, which is nearly all."""
+    exact: Mapping[str, str] = NOTHING_EXACT
 
 
 def encode(value: Mapping[str, object], *, max_depth: int = MAX_DEPTH) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -17,8 +17,7 @@ from chunkstore.schema import Schema
 from chunkstore.values import Content
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(NamedTuple):
     """A change, and which model object is known to be stored once it is made."""
 
     change: Change
