@@ -118,6 +118,8 @@ def _step_of(branch: str, parts: Parts) -> str:
 def _branch_of(step: Step, parts: Parts) -> str:
     """The branch that a step belongs to, known or not; empty for a step of the run itself."""
     name = step.internal_name
+    if "." not in name:
+        return ""
     said = parent_branch(step.name, name)
     if said:
         return said

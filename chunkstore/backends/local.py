@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -134,8 +135,12 @@ class LocalBackend:
         try:
             with os.scandir(self._path(folder)) as entries:
                 for entry in entries:
-                    if entry.name.startswith(start) and not entry.name.startswith("."):
-                        found += _listed(folder, entry)
+                    name = entry.name
+                    if name.startswith(start) and not name.startswith("."):
+                        with suppress(FileNotFoundError):  # deleted between the listing and the look at it
+                            status = entry.stat(follow_symlinks=False)
+                            if stat.S_ISREG(status.st_mode):
+                                found.append(Entry(f"{folder}/{name}", _stamp(status), status.st_size))
         except FileNotFoundError:
             return iter(())
         except OSError as error:
@@ -311,14 +316,6 @@ def _unpickled(root: str, durability: Durability) -> LocalBackend:
 
 def _folder_of(path: str) -> str:
     return path.rpartition("/")[0]  # of the key, whose parts are always parted by a slash
-
-
-def _listed(folder: str, entry: os.DirEntry[str]) -> list[Entry]:
-    with suppress(FileNotFoundError):  # deleted between the listing and the look at it
-        if entry.is_file(follow_symlinks=False):
-            status = entry.stat(follow_symlinks=False)
-            return [Entry(f"{folder}/{entry.name}", _stamp(status), status.st_size)]
-    return []
 
 
 def _read_all(fd: int, size: int) -> bytes:
