@@ -1,0 +1,266 @@
+"""What does reading cost: a whole run, one step, and the same again?"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import contestants
+import harness
+import s3contestants
+from contestants import Chunkstore, Contestant, Floor, OptunaJournal, RunnableChunkedFs, RunnableFileSystem
+from harness import Call, Place, Samples, installed
+
+import chunkstore
+from chunkstore import keys
+from chunkstore.testing.proxy import CountingProxy
+
+QUESTION: Final = "What does reading cost: a whole run, one step, and the same again?"
+RUN: Final = "run"
+LATENCY: Final = 0.020
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    steps: int
+    """Root steps of the run that is read locally: one chunk each."""
+    rounds: int
+    single: int
+    """Single steps read per round by a contestant that reads no more than it is asked for."""
+    branches: tuple[int, ...]
+    """Branches with three steps and two parameters each, of the runs that are read from S3."""
+    bare: int
+    """Branches without steps and parameters: one object each for chunkstore and for chunked-minio alike."""
+    s3_rounds: int
+
+
+SIZES: Final = {
+    "tiny": Size(20, 1, 5, (3,), 3, 1),
+    "small": Size(2_000, 3, 50, (20,), 50, 3),
+    "full": Size(10_000, 9, 200, (166, 1_000), 998, 5),
+}
+_WHOLE: Final = ("runnable chunked-fs", "runnable file-system")
+"""Who reads the whole run for one step."""
+
+
+def makers() -> dict[str, Callable[[Path], Contestant]]:
+    made: dict[str, Callable[[Path], Contestant]] = {
+        "floor": lambda folder: Floor(folder, "process"),
+        "chunkstore": lambda folder: Chunkstore(folder, "process"),
+    }
+    if installed("runnable"):
+        made |= {"runnable chunked-fs": RunnableChunkedFs, "runnable file-system": RunnableFileSystem}
+    if installed("optuna"):
+        made["Optuna journal"] = OptunaJournal
+    return made
+
+
+# Local.
+
+Lane = tuple[Callable[[int], list[float]], Callable[[], str]]
+
+
+def bench_local(place: Place, size: Size) -> None:
+    names = [f"step{number:05d}" for number in range(size.steps)]
+    for make in makers().values():
+        one = make(place.folder)
+        one.create(RUN)
+        one.fill(RUN, names)
+        expected = {f"step {name}" for name in names}
+        if one.names(make(place.folder).read(RUN)) != expected:
+            raise SystemExit(f"{one.name} did not read back what was stored")
+    rows = []
+    for action, calls in _actions(place.folder, size, names).items():
+        samples = harness.interleaved({name: once for name, (once, _) in calls.items()}, size.rounds)
+        for name, (_, requests) in calls.items():
+            samples[name].requests = requests()
+        rows += rows_of(action, samples, "floor")
+    head = ["action", "contestant", *harness.HEAD, "to the floor"]
+    harness.print_table(f"{place.name}, run of {size.steps:,} root steps, milliseconds", head, rows)
+
+
+def _actions(folder: Path, size: Size, names: list[str]) -> dict[str, dict[str, Lane]]:
+    warm = {name: make(folder) for name, make in makers().items()}
+    for one in warm.values():
+        one.read(RUN)
+    singles = {name: names[: 1 if name in _WHOLE else size.single] for name in warm if name != "Optuna journal"}
+    return {
+        "full read": {name: _lane(lambda name=name: makers()[name](folder), _read_all) for name in warm},
+        "full read again, unchanged": {name: _lane(lambda one=one: one, _read_all) for name, one in warm.items()},
+        "one step": {name: _lane(lambda name=name: warm[name], _steps(wanted)) for name, wanted in singles.items()},
+    }
+
+
+def _lane(take: Callable[[], Contestant], calls: Callable[[Contestant], list[Call]]) -> Lane:
+    """The measured round, and what its last call cost in requests where the contestant counts them."""
+    counted = ["-"]
+
+    def once(_round: int) -> list[float]:
+        one = take()
+        times = []
+        for call in calls(one):
+            before = one.requests or 0
+            times += harness.timed([call])
+            if one.requests is not None:
+                counted[0] = f"{one.requests - before:,}"
+        return times
+
+    return once, lambda: counted[0]
+
+
+def _read_all(one: Contestant) -> list[Call]:
+    return [partial(one.read, RUN)]
+
+
+def _steps(names: list[str]) -> Callable[[Contestant], list[Call]]:
+    return lambda one: [partial(one.get_step, RUN, name) for name in names]
+
+
+def rows_of(action: str, samples: Mapping[str, Samples], floor: str) -> list[list[str]]:
+    return [
+        [action, name, *harness.core(one), harness.ratio(one.ratio_to(samples[floor]) if floor in samples else None)]
+        for name, one in samples.items()
+    ]
+
+
+# S3.
+
+
+def bench_s3(server: Any, size: Size) -> None:
+    bucket = server.new_bucket()
+    runs = {f"{n:,} branches x (3 steps + 2 parameters)": s3contestants.branches(n) for n in size.branches}
+    runs[f"{size.bare:,} bare branches"] = s3contestants.branches(size.bare, bare=True)
+    with CountingProxy(server.endpoint_url) as proxy:
+        for title, fields in runs.items():
+            run = title.replace(" ", "-").replace(",", "")
+            _store(server, bucket, run, fields)
+            rows, factors = [], []
+            for latency in (0.0, LATENCY):
+                proxy.set_latency(latency)
+                link = f"+ {latency * 1000:.0f} ms" if latency else "plain"
+                samples = S3Lanes(server.through(proxy.url), bucket, run, proxy).measured(_rounds(size, fields))
+                rows += rows_of(link, samples, "obstore, raw bytes")
+                if rival := samples.get("runnable chunked-minio"):
+                    factors.append(f"{link}: {harness.ratio(rival.ratio_to(samples['chunkstore, cold']))}")
+            head = ["link", "contestant", *harness.HEAD, "to obstore"]
+            harness.print_table(f"S3 by {server.name}, full read of {title}, milliseconds", head, rows)
+            print(f"\nchunked-minio takes as long as chunkstore, cold, times: {', '.join(factors) or 'not installed'}")
+
+
+def _rounds(size: Size, fields: Mapping[str, Any]) -> int:
+    """Minutes for each read of a big run by chunked-minio: a few rounds must do."""
+    stored = sum(1 + len(branch.get("steps", ())) for branch in fields["steps"]["map"]["branches"].values())
+    return min(size.s3_rounds, 2) if stored > 1_000 else size.s3_rounds
+
+
+def _store(server: Any, bucket: str, run: str, fields: Mapping[str, Any]) -> None:
+    """Puts the run through each store, and checks that each reads back the same."""
+    writers: list[Callable[[Any, str], Any]] = [s3contestants.ChunkstoreS3]
+    if installed("runnable", "boto3"):
+        writers.append(s3contestants.RunnableChunkedMinio)
+    for make in writers:
+        make(server, bucket).put(run, fields)
+        found = contestants.names_of(make(server, bucket).read(run))
+        missing = contestants.names_of(chunkstore.RunLog.model_validate({"run_id": run, **fields})) ^ found
+        if missing:
+            raise SystemExit(f"{make.name} did not read back what was stored: {sorted(missing)[:3]}")  # type: ignore[attr-defined]
+
+
+class S3Lanes:
+    """The contestants that read one run from S3, and how many requests the last read of each sent."""
+
+    def __init__(self, server: Any, bucket: str, run: str, proxy: Any) -> None:
+        self._server, self._bucket, self._run, self._proxy = server, bucket, run, proxy
+        self._under = f"chunkstore/{keys.folder_of(run)}"
+        self._requests: dict[str, str] = {}
+        self._warm: Any = None
+        self._last: Any = None
+
+    def measured(self, rounds: int) -> dict[str, Samples]:
+        samples = harness.interleaved({name: partial(self._round, name, take) for name, take in self._takers()}, rounds)
+        for name, one in samples.items():
+            one.requests = self._requests[name]
+        self._warm.close()
+        self._last.close()
+        return samples
+
+    def _round(self, name: str, take: Callable[[], Call], _number: int) -> list[float]:
+        call = take()
+        self._proxy.reset()
+        times = harness.timed([call])
+        self._requests[name] = f"{len(self._proxy.requests):,}"
+        return times
+
+    def _takers(self) -> Iterator[tuple[str, Callable[[], Call]]]:
+        yield "chunkstore, cold", self._cold
+        yield "chunkstore, again, unchanged", self._again
+        if installed("runnable", "boto3"):
+            yield "runnable chunked-minio", self._minio
+        yield "s3fs as it comes, raw bytes", partial(self._s3fs, tuned=False)
+        yield "s3fs tuned, raw bytes", partial(self._s3fs, tuned=True)
+        if installed("obstore"):
+            yield "obstore, raw bytes", self._obstore
+
+    def _cold(self) -> Call:
+        if self._last is not None:
+            self._last.close()
+        self._last = s3contestants.ChunkstoreS3(self._server, self._bucket)
+        return partial(self._last.read, self._run)
+
+    def _again(self) -> Call:
+        if self._warm is None:
+            self._warm = s3contestants.ChunkstoreS3(self._server, self._bucket)
+            self._warm.read(self._run)
+        return partial(self._warm.read, self._run)
+
+    def _minio(self) -> Call:
+        return partial(s3contestants.RunnableChunkedMinio(self._server, self._bucket).read, self._run)
+
+    def _s3fs(self, *, tuned: bool) -> Call:
+        one = s3contestants.RawS3fs(self._server, self._bucket, tuned=tuned)
+        return partial(one.read_folder, f"{self._bucket}/{self._under}")
+
+    def _obstore(self) -> Call:
+        return partial(s3contestants.RawObstore(self._server, self._bucket).read_folder, self._under)
+
+
+NOTES: Final = (
+    ("floor", "scandir, read, model_validate_json with the collector paused; puts nothing together, checks no digest"),
+    (
+        "raw bytes",
+        "list, then get chunkstore's own objects, 64 at once, and parse nothing (s3fs as it comes: its own defaults)",
+    ),
+    ("chunked-minio", "one object per branch with its steps inside, so fewer objects; one request after the other"),
+    ("Optuna journal", "its log is read and replayed; plain dicts, no models"),
+    ("cold", "a new store that knows no chunk, with its connections open; the disk's cache is warm for everybody"),
+    ("requests", "of one call, counted on the wire"),
+)
+
+
+def main() -> None:
+    given = harness.options(QUESTION, "Locally, and from S3 plain and with 20 ms of latency.")
+    began, size = time.monotonic(), SIZES[given.size]
+    with contextlib.ExitStack() as stack:
+        places = stack.enter_context(harness.places(given))
+        try:
+            server, missing = stack.enter_context(harness.s3_server()), ""
+        except SystemExit as reason:
+            server, missing = None, str(reason)
+        harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
+        for place in places:
+            bench_local(place, size)
+        if server:
+            bench_s3(server, size)
+        else:
+            print(f"\nS3: {missing}")
+    harness.print_notes("What is what", [*NOTES, *contestants.missing()])
+    harness.print_end(began)
+
+
+if __name__ == "__main__":
+    main()
