@@ -93,6 +93,8 @@ class BucketWitness:
 
 class S3Suite(BackendSuite):
     secrets = (SECRET,)
+    # A round is many requests, each some milliseconds; a scale of 4 is what local disk has.
+    rounds = 10
 
     @pytest.fixture
     def backend(self, server: S3Server, tmp_path: Path) -> Iterator[Backend]:
