@@ -30,7 +30,9 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 MAX_DEPTH: Final = 190
 """Levels of nesting that a chunk keeps. The parsers under us stop at 200 and more, each with an error of its own."""
 
-_INTEGER_END: Final = 10**4300  # one digit more and no parser takes it: the chunk could never be read again
+_INTEGER_END: Final = (
+    10**4000
+)  # parsers stop at 4,300 characters, some of them with the sign: no chunk may be unreadable
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _FLOATS: Final = {"float:nan": math.nan, "float:inf": math.inf, "float:-inf": -math.inf}
 
@@ -139,7 +141,7 @@ def _scalar(value: object, pointer: str, exact: dict[str, str]) -> Json:
 
 def _integer(number: int, pointer: str) -> int:
     if not -_INTEGER_END < number < _INTEGER_END:
-        raise InvalidInputError(f"the integer at {_shown(pointer)} has more than 4,300 digits; store it as text (hex)")
+        raise InvalidInputError(f"the integer at {_shown(pointer)} has more than 4,000 digits; store it as text (hex)")
     return number
 
 

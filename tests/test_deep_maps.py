@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -50,7 +51,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ChunkedRun
         access = {"endpoint_url": server.endpoint_url, "key": server.key, "secret": server.secret}
         opened = chunkstore.open(f"s3://{server.new_bucket()}/runs", region=server.region, **access)
     else:
-        opened = chunkstore.open(f"memory://{tmp_path.name}" if request.param == "memory" else tmp_path)
+        opened = chunkstore.open(f"memory://{uuid.uuid4()}" if request.param == "memory" else tmp_path)
     with closing(opened):
         yield opened
 

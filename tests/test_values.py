@@ -109,7 +109,7 @@ def test_a_float_comes_back_as_that_float(number: float) -> None:
 
 @pytest.mark.parametrize(
     "number",
-    [0, 1, -1, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**14_000, -(10**4300 - 1)],
+    [0, 1, -1, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**13_000, -(10**4000 - 1)],
     ids=lambda number: f"{number.bit_length()} bits",
 )
 def test_an_integer_comes_back_as_that_integer(number: int) -> None:
@@ -118,9 +118,9 @@ def test_an_integer_comes_back_as_that_integer(number: int) -> None:
     assert came_back == number
 
 
-@pytest.mark.parametrize("number", [10**4300, -(10**4300), 10**9000], ids=["4301", "-4301", "9001"])
+@pytest.mark.parametrize("number", [10**4000, -(10**4000), 10**9000], ids=["4001", "-4001", "9001"])
 def test_an_integer_that_no_parser_would_read_again_is_refused_by_its_path(number: int) -> None:
-    with pytest.raises(InvalidInputError, match=r"'/v/1/deep' has more than 4,300 digits"):
+    with pytest.raises(InvalidInputError, match=r"'/v/1/deep' has more than 4,000 digits"):
         encode({"v": [0, {"deep": number}]})
 
 

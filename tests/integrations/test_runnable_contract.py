@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from io import StringIO
@@ -48,7 +49,7 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ChunkSt
     if request.param == "minio":
         place = Place.on(request.getfixturevalue("minio_server"))
     else:
-        place = Place(f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path / "runs"))
+        place = Place(f"memory://{uuid.uuid4()}" if request.param == "memory" else str(tmp_path / "runs"))
     plugin = ChunkStoreRunLogStore(url=place.url, **place.settings)
     with closing(plugin.store):
         yield plugin
