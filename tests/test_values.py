@@ -71,7 +71,7 @@ def nested(levels: int, leaf: Any = 1) -> Any:
 @given(trees)
 @example({"a": [math.nan, None, "NaN"], "": {"": {"/": -math.inf, "~": "\udfff"}}})
 @example({"v": [1, 1.0, True, 0, 0.0, -0.0, False, None]})
-@example({"v": [2**63, 2**64, -(2**63) - 1, 10**4299, -(10**4299)]})
+@example({"v": [2**63, 2**64, -(2**63) - 1, 10**3999, -(10**3999)]})
 @example({str(number): math.nan for number in range(300)})
 def test_what_went_in_comes_out(tree: dict[str, Any]) -> None:
     assert same(decode(encode(tree)), tree)
