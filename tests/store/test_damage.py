@@ -233,6 +233,7 @@ class TestForeignThings:
     def littered(self, local: ChunkedRunLogStore, folder: Path) -> ChunkedRunLogStore:
         names = [
             "notes.txt",
+            "step.%61.json",  # an escape that we never write
             "README.json",
             ".hidden",
             "step.a.json~",
