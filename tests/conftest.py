@@ -12,11 +12,10 @@ import pytest
 
 import chunkstore
 import servers
-from servers import S3Server, ServerMissingError
+from servers import S3Server, ServerMissingError, used_servers
 
 SERVERS_REQUIRED = os.environ.get("CHUNKSTORE_REQUIRE_SERVERS", "0") == "1"
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1") != "0"
-used_servers = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

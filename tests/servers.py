@@ -19,10 +19,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 START_DEADLINE: Final = 60.0
 STOP_DEADLINE: Final = 10.0
 INHERITED_NOT: Final = ("COVERAGE_", "AWS_", "MINIO_", "RCLONE_")
 REGION: Final = "us-east-1"
+
+used_servers = pytest.StashKey[set[str]]()
+"""The servers, and the tools of the machine, that took part in this session."""
 
 
 class ServerMissingError(Exception):

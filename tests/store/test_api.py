@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import again, memory, place, raw
 
 import chunkstore
 from chunkstore import (
@@ -37,6 +36,7 @@ from chunkstore import (
 )
 from chunkstore.backends.local import LocalBackend
 from chunkstore.clock import HybridClock
+from places import again, memory, place, raw
 
 
 @pytest.fixture(params=["memory", "local"])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import again, in_bucket, memory
 
 import chunkstore
 from chunkstore import (
@@ -25,6 +24,7 @@ from chunkstore import (
     StepLog,
 )
 from chunkstore.backends.local import LocalBackend
+from places import again, in_bucket, memory
 
 BAD_IDS = {
     "../x": "../x",

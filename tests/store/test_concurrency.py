@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import again, at_once, in_bucket, meanwhile, memory, place, sized
 
 from chunkstore import BranchLog, ChunkedRunLogStore, RunLogExistsError, StepAttempt, StepLog
 from chunkstore.backends import Backend, Blob, Condition, Entry
 from chunkstore.testing import CountingBackend, SlowBackend
+from places import again, at_once, in_bucket, meanwhile, memory, place, sized
 
 WRITERS = 8
 PLACES = ["memory", "local", "moto", "minio"]

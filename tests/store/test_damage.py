@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from places import again, memory, place
 
 from chunkstore import (
     BackendUnavailableError,
@@ -25,6 +24,7 @@ from chunkstore import (
 from chunkstore.backends import ANY, Backend, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.local import LocalBackend
 from chunkstore.testing import CountingBackend
+from places import again, memory, place
 
 STEP = "r/step.b.json"
 KEYS = {

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import again, memory, place
 
 from chunkstore import (
     BackendUnavailableError,
@@ -18,6 +17,7 @@ from chunkstore import (
 from chunkstore.backends import Backend
 from chunkstore.backends.local import LocalBackend
 from chunkstore.testing import CountingBackend
+from places import again, memory, place
 
 
 @pytest.fixture(params=["memory", "local", "minio"])

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from places import again, finish, memory, place, start
 
 from chunkstore import ChunkedRunLogStore, keys
 from chunkstore.backends.memory import MemoryBackend
+from places import again, finish, memory, place, start
 
 WATCHDOG = 60.0
 

@@ -10,10 +10,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from places import again, sized
 
 from chunkstore import ChunkedRunLogStore, StepLog
 from chunkstore.backends.local import LocalBackend
+from places import again, sized
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 

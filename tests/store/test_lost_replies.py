@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import again, memory, place, sized
 
 from chunkstore import (
     BackendUnavailableError,
@@ -25,6 +24,7 @@ from chunkstore.chunks import Change, Timing
 from chunkstore.keys import header
 from chunkstore.testing import CountingBackend, Fault, FlakyBackend
 from chunkstore.values import Content, decode, encode
+from places import again, memory, place, sized
 
 REFUSED, LOST, ECHO = Fault.REFUSED, Fault.LOST_REPLY, Fault.ECHO
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import in_bucket, memory
 
 from chunkstore import (
     BranchLog,
@@ -29,6 +28,7 @@ from chunkstore import (
 from chunkstore.backends import Backend
 from chunkstore.testing import CountingBackend, SlowBackend
 from chunkstore.testing.proxy import CountingProxy
+from places import in_bucket, memory
 
 _RUNS = itertools.count(1)
 _VERBS = {"get": "read", "get_many": "read", "put": "write", "folders": "list"}

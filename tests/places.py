@@ -1,4 +1,4 @@
-"""The places that the store's tests run on, and how large the tests are."""
+"""The places that tests of the store run on, and how large the tests are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ HANGS: Final = 120.0 * SCALE
 def sized(full: int) -> int:
     """A tenth of the full size for each commit, and never more than all of it."""
     return min(full, math.ceil(full * SCALE / 10))
+
+
+def between(small: int, full: int) -> int:
+    """For tests that try a number of times: the small number for each commit, the full one at the full size, in proportion beyond."""
+    return max(1, round(small + (full - small) * (SCALE - 1) / 9))
 
 
 def memory() -> MemoryBackend:
