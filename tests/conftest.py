@@ -6,15 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 import chunkstore
 import servers
-from servers import S3Server, ServerMissingError, used_servers
+from servers import S3Server, ServerMissingError, give_up, used_servers
 
-SERVERS_REQUIRED = os.environ.get("CHUNKSTORE_REQUIRE_SERVERS", "0") == "1"
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1") != "0"
 
 
@@ -100,10 +98,3 @@ def started(
             give_up(f"the {name} server is missing: {missing}")
         request.config.stash[used_servers].add(name)
         yield server
-
-
-def give_up(reason: str) -> NoReturn:
-    """Skip; or fail, where servers are required."""
-    if SERVERS_REQUIRED:
-        pytest.fail(f"{reason} (CHUNKSTORE_REQUIRE_SERVERS=1)")
-    pytest.skip(reason)

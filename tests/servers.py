@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -25,6 +25,7 @@ START_DEADLINE: Final = 60.0
 STOP_DEADLINE: Final = 10.0
 INHERITED_NOT: Final = ("COVERAGE_", "AWS_", "MINIO_", "RCLONE_")
 REGION: Final = "us-east-1"
+REQUIRED: Final = os.environ.get("CHUNKSTORE_REQUIRE_SERVERS", "0") == "1"
 
 used_servers = pytest.StashKey[set[str]]()
 """The servers, and the tools of the machine, that took part in this session."""
@@ -32,6 +33,13 @@ used_servers = pytest.StashKey[set[str]]()
 
 class ServerMissingError(Exception):
     """A server cannot be started here; the message is the reason for the skip."""
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip; or fail, where servers are required."""
+    if REQUIRED:
+        pytest.fail(f"{reason} (CHUNKSTORE_REQUIRE_SERVERS=1)")
+    pytest.skip(reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import give_up
 
 import servers
 
@@ -49,7 +48,7 @@ def require_s3() -> None:
             reason = missing
         else:
             return
-    give_up(f"no S3 server for the benchmarks: {reason}")
+    servers.give_up(f"no S3 server for the benchmarks: {reason}")
 
 
 def test_there_is_a_test_for_each_benchmark() -> None:
