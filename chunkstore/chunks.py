@@ -87,6 +87,8 @@ class Scan:
 
     chunks: list[Stored] = field(default_factory=list)
     damaged: list[FormatError] = field(default_factory=list)
+    left_over: list[Stored] = field(default_factory=list)
+    """Chunks of a deleted run of the same id, written by somebody who did not know that it was gone."""
 
 
 class _Session:
@@ -120,6 +122,11 @@ class Chunks:
         self._clock = clock or HybridClock()
         self._idle_sessions: ProcessLocal[list[_Session]] = ProcessLocal(list)
         self._workers = ProcessLocal(self._make_workers)
+
+    def last_seen(self, chunk: ChunkId) -> Stored | None:
+        """The chunk as this process saw it last; None where its run was deleted and made anew since, as far as that is known."""
+        stored = self.known.get(keys.key_of(chunk))
+        return stored if stored is not None and self._stands(stored) else None
 
     def create(self, chunk: ChunkId, content: Content) -> Stored:
         """Founds a run: the first chunk of its folder. Raises `AlreadyExistsError`. One request, durable at once."""
@@ -159,12 +166,22 @@ class Chunks:
             assert change.initial is not None
             condition = FOUND if change.founding else CREATE
             return self._put(self._new(change.chunk, change.initial), key, condition, change.barrier, pauses)
+        if self._is_left_over(stored):
+            return self._replace_left_over(change, stored, pauses)
         if stored.chunk.envelope.deleted:
             raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
         content = change.edit(stored.chunk.content)
         if content == stored.chunk.content and not change.always:
             return _Outcome(landed=True, stored=stored)
         return self._put(Chunk(stored.chunk.envelope, content), key, unchanged(stored.version), change.barrier, pauses)
+
+    def _replace_left_over(self, change: Change, stored: Stored, pauses: Iterator[None]) -> _Outcome:
+        """What a deleted run left is nothing to build on: the chunk begins anew in its place."""
+        self.known.forget(stored.key)
+        if change.initial is None:
+            raise self._belongs_to_a_deleted_run(stored.key)
+        new = self._new(change.chunk, change.initial)
+        return self._put(new, stored.key, unchanged(stored.version), change.barrier, pauses)
 
     def _require_header(self, run_id: str) -> None:
         header = self.read(keys.header(run_id))
@@ -206,14 +223,24 @@ class Chunks:
             raise
         except InvalidInputError as error:  # another name in another case, on a case-blind file system
             raise ObjectNotFoundError(f"{self.backend.place} holds no {chunk}", key=key) from error
+        if self._is_left_over(stored):
+            self.known.forget(key)
+            raise self._belongs_to_a_deleted_run(key)
         return stored
 
     def read_many(self, chunks: Iterable[ChunkId]) -> Scan:
         """The chunks that are there. One request each, all at once."""
-        return self._fetch([keys.key_of(chunk) for chunk in chunks], Scan())
+        return self._without_left_overs(self._fetch([keys.key_of(chunk) for chunk in chunks], Scan()))
 
     def scan(self, prefix: str) -> Scan:
         """All chunks whose key starts with the prefix. One listing, and one request for each that changed since last seen."""
+        while True:
+            scan = self._without_left_overs(self._scan(prefix))
+            if all(self._stands(stored) for stored in scan.chunks if _is_header(stored)):
+                return scan
+            # The run was deleted and made anew meanwhile: what was read of the first one goes with no other chunk.
+
+    def _scan(self, prefix: str) -> Scan:
         scan, fetch = Scan(), []
         listed = {
             entry.key: entry for entry in self.backend.list(prefix)
@@ -245,8 +272,47 @@ class Chunks:
         return [future.result() for future in futures]
 
     def _new(self, chunk: ChunkId, content: Content) -> Chunk:
-        envelope = Envelope(chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, self._clock.stamp())
+        founded = "" if chunk.kind is keys.Kind.HEADER else self.known.founding(chunk.run_id) or ""
+        envelope = Envelope(
+            chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, self._clock.stamp(), founded=founded
+        )
         return Chunk(envelope, content)
+
+    def _stands(self, stored: Stored) -> bool:
+        """Whether the chunk belongs to the run that was last seen under its id, as far as that is known."""
+        envelope = stored.chunk.envelope
+        founded = envelope.created_at if _is_header(stored) else envelope.founded
+        return not founded or (self.known.founding(envelope.run) or founded) == founded
+
+    def _is_left_over(self, stored: Stored) -> bool:
+        """Whether the chunk belongs to a deleted run of the same id. One request where it looks so: ours may be the deleted one."""
+        if _is_header(stored) or self._stands(stored):
+            return False
+        try:
+            self._read(keys.key_of(keys.header(stored.chunk.envelope.run)))
+        except ObjectNotFoundError:
+            return True
+        except FormatError:
+            return False  # nobody can say
+        return not self._stands(stored)
+
+    def _without_left_overs(self, scan: Scan) -> Scan:
+        """Sets apart what a deleted run left. One request more where there is such a chunk."""
+        doubtful = next((one for one in scan.chunks if not _is_header(one) and not self._stands(one)), None)
+        if doubtful is None:
+            return scan
+        self._is_left_over(doubtful)  # of the two runs, the one that this process knew may be the deleted one
+        found, scan.chunks[:] = scan.chunks[:], []
+        for stored in found:
+            if _is_header(stored) or self._stands(stored):
+                scan.chunks.append(stored)
+            else:
+                self.known.forget(stored.key)
+                scan.left_over.append(stored)
+        return scan
+
+    def _belongs_to_a_deleted_run(self, key: str) -> ObjectNotFoundError:
+        return ObjectNotFoundError(f"{key} in {self.backend.place} is left over from a deleted run of this id", key=key)
 
     def _put(self, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]) -> _Outcome:
         """Puts a chunk until it landed or somebody else's stands there instead."""
@@ -293,8 +359,14 @@ class Chunks:
             # Nothing changed there: a passing fault, or a conflict with a write that then failed.
 
     def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
-        self.known.put_unless_overtaken(stored, before)
+        self._remember(stored, before)
         return _Outcome(landed=True, stored=stored)
+
+    def _remember(self, stored: Stored, before: Stored | None) -> None:
+        envelope = stored.chunk.envelope
+        if _is_header(stored) and self.known.found(envelope.run, envelope.created_at):
+            before = None
+        self.known.put_unless_overtaken(stored, before)
 
     def _read_back(self, key: str, failure: Exception) -> Stored | None:
         """What stands there after a put that did not clearly succeed."""
@@ -321,7 +393,17 @@ class Chunks:
         except FormatError:
             if self._is_atomic():
                 raise
+        except ObjectNotFoundError:
+            if not self._was_there(key) or self._is_atomic():
+                raise
         return self._read_again(key)
+
+    def _was_there(self, key: str) -> bool:
+        """Whether this process has met the object, so that it may be being replaced, and not missing."""
+        if key in self.known:
+            return True
+        chunk = keys.parse(key)
+        return chunk is not None and chunk.kind is keys.Kind.HEADER and self.known.founding(chunk.run_id) is not None
 
     def _read_again(self, key: str) -> Stored:
         """Reads an object that was half there, on a place where replacing is not atomic."""
@@ -347,10 +429,7 @@ class Chunks:
         self._check_name(key, chunk.envelope)
         stored = Stored(key, chunk, blob.version)
         self._clock.saw(chunk.envelope.created_at)
-        if before is not None and chunk.envelope.kind == keys.Kind.HEADER and _is_another_run(before, stored):
-            self.known.forget_all(keys.prefix_of_run(chunk.envelope.run))
-            before = None
-        self.known.put_unless_overtaken(stored, before)
+        self._remember(stored, before)
         return stored
 
     def _check_name(self, key: str, envelope: Envelope) -> None:
@@ -428,9 +507,8 @@ def chunk_of(envelope: Envelope) -> ChunkId:
     return ChunkId(envelope.run, keys.Kind(envelope.kind), envelope.name, envelope.scope)
 
 
-def _is_another_run(before: Stored, now: Stored) -> bool:
-    """Whether the run was deleted and one of the same id was made: what is known of its other chunks says nothing then."""
-    return before.chunk.envelope.created_at != now.chunk.envelope.created_at
+def _is_header(stored: Stored) -> bool:
+    return stored.chunk.envelope.kind == keys.Kind.HEADER
 
 
 def _wait(pauses: Iterator[None]) -> ConflictError | None:
@@ -452,6 +530,4 @@ def _signed(envelope: Envelope, session: str, number: int) -> Envelope:
     while len(writers) >= _MAX_WRITERS:
         del writers[next(iter(writers))]
     writers[session] = number
-    return Envelope(
-        envelope.run, envelope.kind, envelope.name, envelope.scope, envelope.created_at, writers, envelope.deleted
-    )
+    return envelope._replace(writers=writers)

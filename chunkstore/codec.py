@@ -41,7 +41,8 @@ class Envelope(NamedTuple):
     """Our own facts about a chunk.
 
     `created_at` is the time of its first write, the same for ever. `writers` has, for each session that wrote it, the number
-    of that session's last write. `deleted` marks the header of a run that is being deleted.
+    of that session's last write. `deleted` marks the header of a run that is being deleted. `founded` says to which run of this
+    id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it.
     """
 
     run: str
@@ -51,6 +52,7 @@ class Envelope(NamedTuple):
     created_at: str
     writers: Mapping[str, int] = NO_WRITERS
     deleted: bool = False
+    founded: str = ""
 
 
 class Chunk(NamedTuple):
@@ -109,6 +111,7 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts["created_at"],
         facts["writers"],
         facts.get("deleted", False),
+        facts.get("founded", ""),
     )
 
 
@@ -126,6 +129,8 @@ def _facts(chunk: Chunk) -> dict[str, object]:
         facts["name"] = envelope.name
     if envelope.scope:
         facts["scope"] = envelope.scope
+    if envelope.founded:
+        facts["founded"] = envelope.founded
     facts["created_at"] = envelope.created_at
     facts["writers"] = dict(envelope.writers)
     if envelope.deleted:

@@ -1,4 +1,4 @@
-"""What this process knows: the chunks that it last saw, and from what each model object in its hands was made."""
+"""What this process knows: runs, the chunks that it last saw, and from what each model object in its hands was made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from chunkstore import keys
 from chunkstore.codec import Chunk
 from chunkstore.process import ProcessLocal
 from chunkstore.values import Content
@@ -28,11 +29,13 @@ class KnownChunks:
 
     _OVERHEAD = 1000  # bytes of Python objects around one body, about
     _OVERHEAD_EXACT = 200  # and for each value that JSON could not hold
+    _MAX_RUNS = 10_000
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._chunks: dict[str, Stored] = {}
+        self._foundings: dict[str, str] = {}
         self._lock = ProcessLocal(threading.Lock)
 
     def __contains__(self, key: str) -> bool:
@@ -64,11 +67,33 @@ class KnownChunks:
         with self._lock.get():
             self._drop(key)
 
-    def forget_all(self, prefix: str) -> None:
-        """Drops the chunks whose key starts with the prefix."""
+    def founding(self, run_id: str) -> str | None:
+        """The stamp of the run that was last seen under this id; empty where only its header was damaged; None for no run."""
+        return self._foundings.get(run_id)
+
+    def found(self, run_id: str, stamp: str = "") -> bool:
+        """Remembers a run. Whether another one was known under its id, deleted since: what is known of that one's chunks goes."""
+        before = self._foundings.get(run_id)
+        if before is not None and stamp in {before, ""}:
+            return False
         with self._lock.get():
-            for key in [key for key in self._chunks if key.startswith(prefix)]:
-                self._drop(key)
+            self._foundings[run_id] = stamp
+            while len(self._foundings) > self._MAX_RUNS:
+                del self._foundings[next(iter(self._foundings))]
+            if before:
+                self._drop_run(run_id)
+        return bool(before)
+
+    def forget_run(self, run_id: str) -> None:
+        """Drops a run and its chunks."""
+        with self._lock.get():
+            self._foundings.pop(run_id, None)
+            self._drop_run(run_id)
+
+    def _drop_run(self, run_id: str) -> None:
+        prefix = keys.prefix_of_run(run_id)
+        for key in [key for key in self._chunks if key.startswith(prefix)]:
+            self._drop(key)
 
     def _keep(self, stored: Stored) -> None:
         self._drop(stored.key)

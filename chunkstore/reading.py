@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from pydantic import BaseModel
 
@@ -21,6 +21,10 @@ from chunkstore.schema import Schema
 from chunkstore.values import Content
 
 log = logging.getLogger(__name__)
+
+_LEFT_OVER: Final = (
+    "belongs to a deleted run of this id; it is not in the run log, and delete_run_log removes it with the run"
+)
 
 
 class Parameters(dict[str, object]):
@@ -44,7 +48,10 @@ class Parameters(dict[str, object]):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in a run that a person should look at: `damaged`, or an `orphan` whose parent was not there."""
+    """Something in a run that a person should look at.
+
+    `sort` is `damaged`; `orphan`, whose parent was not there; or `left over` from a deleted run of the same id, and not in the run log.
+    """
 
     sort: str
     name: str
@@ -77,7 +84,7 @@ class Reader:
         parameters = self._chunks.scan(keys.prefix_of_parameters(run_id))
         damaged = [*scan.damaged, *parameters.damaged]
         run_log = self._run_log(run_id, header, parameters.chunks, found.get(Kind.JOB.value), damaged)
-        return Reading(run_log, _findings(damaged, []))
+        return Reading(run_log, _findings(damaged, [], [*scan.left_over, *parameters.left_over]))
 
     def full(self, run_id: str) -> Reading:
         """Everything, put together."""
@@ -100,7 +107,7 @@ class Reader:
         if late:
             _put_in_order(parts, sorted([*found, *late], key=age))
         placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
-        return Reading(run_log, _findings(damaged, placeholders))
+        return Reading(run_log, _findings(damaged, placeholders, scan.left_over))
 
     def model(self, stored: Stored) -> BaseModel:
         """The model object of a step, branch or job chunk."""
@@ -140,7 +147,8 @@ class Reader:
         return Parameters(parameters, seen)
 
     def no_run(self, run_id: str, leftovers: int = 0) -> RunLogNotFoundError:
-        """The error for a run that is not there."""
+        """The error for a run that is not there; what this process knew of it is forgotten."""
+        self._chunks.known.forget_run(run_id)
         also = f"; {leftovers} chunks without a header are, which delete_run_log removes" if leftovers else ""
         return RunLogNotFoundError(f"run {run_id!r} is not in {self._chunks.backend.place}{also}", run_id=run_id)
 
@@ -241,8 +249,9 @@ def _put_in_order(parts: Parts, found: Iterable[Stored]) -> None:
     }
 
 
-def _findings(damaged: list[FormatError], placeholders: list[str]) -> tuple[Finding, ...]:
+def _findings(damaged: list[FormatError], placeholders: list[str], left_over: list[Stored]) -> tuple[Finding, ...]:
     return (
         *(Finding("damaged", error.key, str(error)) for error in damaged),
         *(Finding("orphan", name, f"{name!r} has children but is not stored itself") for name in placeholders),
+        *(Finding("left over", stored.key, f"{stored.key} {_LEFT_OVER}") for stored in left_over),
     )

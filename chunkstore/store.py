@@ -97,7 +97,6 @@ class ChunkedRunLogStore:
         origins = Origins()
         self._reader = Reader(self._chunks, schema, origins)
         self._writer = Writer(self._chunks, schema, origins)
-        self._runs_seen: set[str] = set()
         self._branches_missed: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
@@ -159,10 +158,6 @@ class ChunkedRunLogStore:
             stored = self._chunks.create(header, content)
         except AlreadyExistsError as error:
             raise RunLogExistsError(self._exists(run_id), run_id=run_id) from error
-        if run_id in self._runs_seen:  # what is known is of an earlier run of that id, which somebody deleted
-            self._chunks.known.forget_all(keys.prefix_of_run(run_id))
-            self._chunks.known.put(stored)
-        self._runs_seen.add(run_id)
         return self._reader.noted(cast(RunLog, run_log), stored)
 
     def get_run_log_by_id(self, run_id: str, full: bool = True, *, strict: bool = True) -> RunLog:
@@ -195,7 +190,7 @@ class ChunkedRunLogStore:
         """
         with collector_paused():
             reading = self._reader.full(run_id) if full else self._reader.without_steps(run_id)
-        self._runs_seen.add(run_id)
+        self._chunks.known.found(run_id)  # also where its header is damaged
         return reading
 
     def put_run_log(self, run_log: RunLog) -> None:
@@ -245,8 +240,7 @@ class ChunkedRunLogStore:
             log.warning("the header of run %r is damaged; the run is deleted all the same", run_id)
         self._chunks.delete_many(rest)
         self._chunks.delete_many([keys.key_of(header)])
-        self._chunks.known.forget_all(prefix)
-        self._runs_seen.discard(run_id)
+        self._chunks.known.forget_run(run_id)
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
         """Sets the run's status and nothing else. One request, two where the run is not known."""
@@ -422,17 +416,16 @@ class ChunkedRunLogStore:
             raise self._reader.no_run(run_id) from error
         if stored.chunk.envelope.deleted:
             raise self._reader.no_run(run_id)
-        self._runs_seen.add(run_id)
         return stored
 
     def _require_run(self, run_id: str) -> None:
         """Asks once for the header of a run that this process neither created nor read: an object store takes orphans."""
-        if run_id not in self._runs_seen:
+        if self._chunks.known.founding(run_id) is None:
             self._read_header(run_id)
 
     def _require_owner(self, run_id: str, scope: str) -> None:
         self._require_run(run_id)
-        if scope and keys.key_of(keys.branch(run_id, scope)) not in self._chunks.known:
+        if scope and self._chunks.last_seen(keys.branch(run_id, scope)) is None:
             self._read(keys.branch(run_id, scope), BranchLogNotFoundError)
 
     def _require_missed_branch(self, run_id: str, branch: str) -> None:
@@ -446,12 +439,10 @@ class ChunkedRunLogStore:
         try:
             yield
         except ObjectNotFoundError as error:
-            self._runs_seen.discard(run_id)
             raise self._reader.no_run(run_id) from error
-        self._runs_seen.add(run_id)
 
     def _exists(self, run_id: str) -> str:
-        known = self._chunks.known.get(keys.key_of(keys.header(run_id)))
+        known = self._chunks.last_seen(keys.header(run_id))
         if known is not None and known.chunk.envelope.deleted:
             return f"run {run_id!r} in {self.backend.place} is being deleted; call delete_run_log again to finish that"
         return f"run {run_id!r} exists in {self.backend.place}; choose another id, or read it with get_run_log_by_id"

@@ -108,7 +108,7 @@ class Writer:
         origin = self._origin(model, key)
         base = origin.content if origin is not None else self._last_seen(chunk)
         seen = None if base is None else self._schema.seen(chunk.kind, base, key)
-        if origin is not None and mine == seen and key in self._chunks.known:
+        if origin is not None and mine == seen and self._chunks.last_seen(chunk) is not None:
             return []
         initial = mine if create else None
         change = Change(chunk, _merging(base, seen, mine), initial, barrier=barrier, founding=founding)
@@ -128,8 +128,8 @@ class Writer:
         return origin if origin is not None and origin.key == key else None
 
     def _last_seen(self, chunk: ChunkId) -> Content | None:
-        known = self._chunks.known.get(keys.key_of(chunk))
-        return None if known is None else known.chunk.content
+        stored = self._chunks.last_seen(chunk)
+        return None if stored is None else stored.chunk.content
 
 
 def _replacing(mine: Content) -> Callable[[Content], Content]:

@@ -245,6 +245,34 @@ def test_half_an_object_is_read_again_where_replacing_is_not_atomic(
     assert (len(scan.chunks), scan.damaged) == (1, [])
 
 
+class AwayForAMoment(HalfThere):
+    """Replacing is not atomic: the first reads find nothing."""
+
+    def get(self, key: str) -> Blob:
+        blob = super().get(key)
+        if blob.version == "half":
+            raise ObjectNotFoundError(f"{key} is not there", key=key)
+        return blob
+
+
+@pytest.mark.parametrize("known_bytes", [1 << 20, 1], ids=["the chunk is known", "its run is known"])
+def test_an_object_that_was_there_is_looked_for_again_where_replacing_is_not_atomic(
+    chunks: Chunks, counting: CountingBackend, known_bytes: int
+) -> None:
+    backend = AwayForAMoment(counting.inner, 0)
+    reader = Chunks(backend, timing=Timing(sleep=lambda _seconds: None), known_bytes=known_bytes)
+    reader.read(HEADER)
+    backend.halves = 2
+    assert number_of(reader.read(HEADER).chunk.content) == 0
+
+
+def test_an_object_that_was_never_met_is_missing_at_once(chunks: Chunks, counting: CountingBackend) -> None:
+    backend = AwayForAMoment(counting.inner, 1)
+    with pytest.raises(ObjectNotFoundError):
+        Chunks(backend).read(HEADER)
+    assert backend.halves == 0
+
+
 def test_an_object_that_stays_half_is_damage(chunks: Chunks, counting: CountingBackend) -> None:
     timing = Timing(sleep=lambda _seconds: None)
     with pytest.raises(FormatError):

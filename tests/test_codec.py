@@ -33,6 +33,7 @@ envelopes = st.builds(
     created_at=st.just("2026-11-21T12:00:00.123456789Z"),
     writers=st.dictionaries(st.text("0123456789abcdef", min_size=12, max_size=12), st.integers(1, 2**40), max_size=4),
     deleted=st.booleans(),
+    founded=clean_text,
 )
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None, categories=None))
 bodies = st.dictionaries(

@@ -63,8 +63,47 @@ def test_all_of_a_run_are_forgotten_at_once_and_no_others() -> None:
     known = KnownChunks(1 << 20)
     for key in ("r/a", "r/b", "r2/a"):
         known.put(stored(key))
-    known.forget_all("r/")
+    known.forget_run("r")
     assert [key in known for key in ("r/a", "r/b", "r2/a")] == [False, False, True]
+
+
+class TestRuns:
+    def test_a_run_that_was_not_met_has_no_founding(self) -> None:
+        assert KnownChunks(1).founding("r") is None
+
+    def test_the_founding_is_that_of_the_run_seen_last(self) -> None:
+        known = KnownChunks(1)
+        assert [known.found("r", stamp) for stamp in ("1", "1", "2", "")] == [False, False, True, False]
+        assert known.founding("r") == "2"
+
+    def test_one_with_a_damaged_header_is_known_without_its_founding(self) -> None:
+        known = KnownChunks(1 << 20)
+        known.found("r")
+        known.put(stored("r/a"))
+        assert known.founding("r") == ""
+        assert not known.found("r", "1")
+        assert (known.founding("r"), "r/a" in known) == ("1", True)
+
+    def test_chunks_of_a_run_go_when_another_of_its_id_is_met(self) -> None:
+        known = KnownChunks(1 << 20)
+        known.found("r", "1")
+        known.put(stored("r/a"))
+        known.put(stored("r2/a"))
+        known.found("r", "2")
+        assert ["r/a" in known, "r2/a" in known] == [False, True]
+
+    def test_a_run_can_be_forgotten(self) -> None:
+        known = KnownChunks(1 << 20)
+        known.found("r", "1")
+        known.forget_run("r")
+        assert known.founding("r") is None
+
+    def test_those_met_last_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(KnownChunks, "_MAX_RUNS", 3)
+        known = KnownChunks(1)
+        for number in range(5):
+            known.found(f"r{number}", "1")
+        assert [known.founding(f"r{number}") for number in range(5)] == [None, None, "1", "1", "1"]
 
 
 @unhurried
@@ -131,7 +170,7 @@ def test_threads_keep_the_books_right() -> None:
         for turn in range(300):
             known.put(stored(f"{turn % 17}", number * 100 + turn))
             known.forget(f"{(turn + number) % 17}")
-            known.forget_all("1")
+            known.forget_run("1")
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))

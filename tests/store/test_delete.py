@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ import pytest
 
 from chunkstore import (
     BackendUnavailableError,
+    BranchLogNotFoundError,
     ChunkedRunLogStore,
+    ParameterNotFoundError,
     RunLogExistsError,
     RunLogNotFoundError,
     StepLog,
+    StepLogNotFoundError,
 )
-from chunkstore.backends import Backend
+from chunkstore.backends import Backend, Blob
 from chunkstore.backends.local import LocalBackend
+from chunkstore.known import KnownChunks
 from chunkstore.testing import CountingBackend
-from places import again, memory, place
+from places import again, place
 
 
 @pytest.fixture(params=["memory", "local", "minio"])
@@ -187,15 +192,118 @@ def test_a_late_writer_of_something_new_brings_no_run_back(backend: Backend, wri
     assert list(store.backend.list("r/")) == []
 
 
-@pytest.mark.xfail(
-    reason="in a bucket a late writer's new chunk outlives the delete, and a run of the same id adopts it", strict=True
-)
-def test_a_run_made_anew_does_not_adopt_what_a_late_writer_left() -> None:
-    store = filled(memory())
+def test_a_reader_that_was_told_that_the_run_is_gone_does_not_forget_it(backend: Backend) -> None:
+    store = filled(backend)
     again(store).delete_run_log("r")
-    store.add_step_log(StepLog(name="late", internal_name="late"), "r")
+    with pytest.raises(RunLogNotFoundError):
+        store.get_run_log_by_id("r")
+    with pytest.raises(RunLogNotFoundError):
+        store.get_parameters("r")
+
+
+class TestLeftOvers:
+    """A late writer's new chunk outlives the delete in a bucket. It stays with the run that it was written to."""
+
+    @pytest.fixture
+    def late(self, backend: Backend) -> ChunkedRunLogStore:
+        """A store that wrote to a deleted run, and to the one that was made under the same id."""
+        store = filled(backend)
+        again(store).delete_run_log("r")
+        again(store).create_run_log("r", tag="new")
+        store.add_step_log(StepLog(name="late", internal_name="late", status="FAIL"), "r")
+        store.set_parameters("r", {"late": 1})
+        store.add_branch_log(store.create_branch_log("late.b", {"late": 1}), "r")
+        store.add_step_log(StepLog(name="late.b.c", internal_name="late.b.c"), "r")
+        return store
+
+    @pytest.mark.parametrize("knowing", [True, False], ids=["the late writer", "anyone"])
+    def test_a_run_made_anew_does_not_adopt_them(self, late: ChunkedRunLogStore, knowing: bool) -> None:
+        store = late if knowing else again(late)
+        found = store.get_run_log_by_id("r")
+        assert (found.tag, found.steps, found.parameters) == ("new", {}, {})
+        assert store.get_run_log_by_id("r", full=False).parameters == {}
+        assert store.get_parameters("r") == {}
+        with pytest.raises(StepLogNotFoundError):
+            store.get_step_log("late", "r")
+        with pytest.raises(BranchLogNotFoundError):
+            store.get_branch_log("late.b", "r")
+        with pytest.raises(ParameterNotFoundError):
+            store.get_parameter("r", "late")
+
+    def test_they_are_reported(self, late: ChunkedRunLogStore) -> None:
+        found = again(late).read_run_log("r").findings
+        assert {finding.sort for finding in found} == {"left over"}
+        assert sorted(finding.name for finding in found) == [
+            "r/branch.late.b.json",
+            "r/parameter.late.json",
+            "r/parameter@late.b@late.json",
+            "r/step.late.b.c.json",
+            "r/step.late.json",
+        ]
+        assert "delete_run_log removes it" in found[0].message
+
+    @pytest.mark.parametrize("knowing", [True, False], ids=["knows the new run", "knows nothing"])
+    def test_a_write_of_the_same_name_begins_anew(self, late: ChunkedRunLogStore, knowing: bool) -> None:
+        store = again(late)
+        if knowing:
+            store.get_run_log_by_id("r")
+        store.add_step_log(StepLog(name="late", internal_name="late", message="new"), "r")
+        store.set_parameters("r", {"late": 1})
+        found = again(store).get_run_log_by_id("r")
+        assert (found.steps["late"].status, found.steps["late"].message) == ("CREATED", "new")
+        assert found.parameters == {"late": 1}
+
+    def test_a_late_writer_that_learns_of_the_new_run_writes_to_that(self, late: ChunkedRunLogStore) -> None:
+        assert late.get_run_log_by_id("r").tag == "new"
+        late.set_parameters("r", {"late": 1, "a": 1})
+        assert again(late).get_parameters("r") == {"late": 1, "a": 1}
+
+    def test_a_late_writer_learns_of_the_new_run_from_any_chunk_of_it(self, late: ChunkedRunLogStore) -> None:
+        again(late).set_parameters("r", {"b": 7})
+        assert late.get_parameters("r") == {"b": 7}
+        late.add_step_log(StepLog(name="more", internal_name="more"), "r")
+        assert set(again(late).get_run_log_by_id("r").steps) == {"more"}
+
+    def test_they_go_with_the_run(self, late: ChunkedRunLogStore) -> None:
+        again(late).delete_run_log("r")
+        assert list(late.backend.list("r/")) == []
+
+
+def test_what_is_known_of_a_run_made_anew_since_is_no_base_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the process has met so many runs that it forgot which one it knew."""
+    monkeypatch.setattr(KnownChunks, "_MAX_RUNS", 1)
+    store = filled(LocalBackend(tmp_path / "runs"))
+    step = store.get_step_log("x", "r")
+    again(store).delete_run_log("r")
     again(store).create_run_log("r")
-    assert again(store).get_run_log_by_id("r").steps == {}
+    store.create_run_log("another")
+    store.get_run_config("r")
+    store.set_parameters("r", {"a": 1})
+    store.add_step_log(step, "r")
+    found = again(store).get_run_log_by_id("r")
+    assert (found.parameters, set(found.steps)) == ({"a": 1}, {"x"})
+
+
+def test_a_run_that_is_made_anew_while_it_is_read_is_read_as_one_or_the_other(backend: Backend) -> None:
+    class Between(CountingBackend):
+        """The run is deleted and made anew between the listing and the reads."""
+
+        def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Blob]]:
+            header, *rest = sorted(keys, key=lambda key: key != "r/run.json")
+            yield from super().get_many([header])
+            if not made:
+                other = again(store)
+                other.delete_run_log("r")
+                made.append(other.create_run_log("r", tag="new"))
+                other.set_parameters("r", {"a": "new"})
+            yield from super().get_many(rest)
+
+    made: list[object] = []
+    store = filled(backend)
+    found = ChunkedRunLogStore(Between(backend)).get_run_log_by_id("r")
+    assert (found.tag, found.parameters, found.steps) == ("new", {"a": "new"}, {})
 
 
 class TestForeignThings:

@@ -647,7 +647,7 @@ def test_many_chunks_of_one_call_are_under_way_at_the_same_time(sort: str) -> No
     ChunkedRunLogStore(inner).create_run_log("r")
     slow = SlowBackend(inner, 1.0, lambda _latency: everybody.wait(10), concurrency=count)
     store = ChunkedRunLogStore(slow)
-    store._runs_seen.add("r")  # so that only the writes wait for each other
+    store._chunks.known.found("r")  # so that only the writes wait for each other
     if sort == "parameters":
         store.set_parameters("r", {f"p{number}": number for number in range(count)})
         assert len(ChunkedRunLogStore(inner).get_parameters("r")) == count
