@@ -23,6 +23,7 @@ from chunkstore.errors import (
     RunLogExistsError,
     RunLogNotFoundError,
     StepLogNotFoundError,
+    StorageFullError,
     WriteStateUnknownError,
 )
 from chunkstore.models import (
@@ -76,6 +77,7 @@ __all__ = [
     "StepAttempt",
     "StepLog",
     "StepLogNotFoundError",
+    "StorageFullError",
     "StoreSettings",
     "WriteStateUnknownError",
     "open",

@@ -171,7 +171,7 @@ class Chunks:
         if stored.chunk.envelope.deleted:
             raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
         content = change.edit(stored.chunk.content)
-        if content == stored.chunk.content and not change.always:
+        if content == stored.chunk.content and not (change.always or change.barrier):
             return _Outcome(landed=True, stored=stored)
         return self._put(Chunk(stored.chunk.envelope, content), key, unchanged(stored.version), change.barrier, pauses)
 

@@ -16,6 +16,7 @@
     │   └── NewerFormatError           written by a newer chunkstore
     ├── NotSupportedError              the place cannot promise what was asked for
     └── BackendUnavailableError        .transient: is it worth trying again?
+        ├── StorageFullError           no room left, or a quota used up
         └── WriteStateUnknownError     the reply was lost, and so was the answer to "did it land?"
 
 A message names the thing, the place and the next step. A foreign error stays as `__cause__`. All of them pickle.
@@ -104,6 +105,10 @@ class BackendUnavailableError(ChunkStoreError):
     ) -> None:
         super().__init__(message, run_id=run_id, name=name, key=key)
         self.transient = transient
+
+
+class StorageFullError(BackendUnavailableError):
+    """The disk is full, or a quota used up. Nothing was overwritten; deleting a run still works."""
 
 
 class WriteStateUnknownError(BackendUnavailableError):

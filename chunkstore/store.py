@@ -30,6 +30,7 @@ from chunkstore.errors import (
     ParameterNotFoundError,
     RunLogExistsError,
     StepLogNotFoundError,
+    StorageFullError,
 )
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
@@ -232,7 +233,7 @@ class ChunkedRunLogStore:
         ours = {entry.key for entry in self.backend.list(prefix) if keys.parse(entry.key) is not None}
         rest = ours - {keys.key_of(header)}
         try:
-            self._chunks.mark_deleted(header)
+            rest = self._mark_deleted(header, rest)
         except ObjectNotFoundError as error:
             if not rest:
                 raise self._reader.no_run(run_id) from error
@@ -241,6 +242,20 @@ class ChunkedRunLogStore:
         self._chunks.delete_many(rest)
         self._chunks.delete_many([keys.key_of(header)])
         self._chunks.known.forget_run(run_id)
+
+    def _mark_deleted(self, header: ChunkId, rest: set[str]) -> set[str]:
+        """Marks the header; what is left of the rest. On a full disk the mark has no room until some chunk is gone."""
+        left = set(rest)
+        while True:
+            try:
+                self._chunks.mark_deleted(header)
+            except StorageFullError as error:
+                log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
+                if not left:
+                    return left
+                self._chunks.delete_many([left.pop()])
+            else:
+                return left
 
     def update_run_log_status(self, run_id: str, status: str) -> None:
         """Sets the run's status and nothing else. One request, two where the run is not known."""

@@ -36,13 +36,19 @@ class Writer:
     def run_log(self, run_log: RunLog) -> None:
         """The header, the job, the parameters, then all steps; one that was made by hand founds its run."""
         run_id = run_log.run_id
-        new = self._origin(run_log, keys.key_of(keys.header(run_id))) is None
-        barrier = new or run_log.status.upper() in TERMINAL
-        self._make(self._log(keys.header(run_id), run_log, create=new, founding=True, barrier=barrier))
+        header = keys.header(run_id)
+        new = self._origin(run_log, keys.key_of(header)) is None
+        ended = run_log.status.upper() in TERMINAL
+        if new or not ended:
+            self._make(self._log(header, run_log, create=new, founding=True, barrier=new))
         if run_log.job is not None:
             self.job(run_id, run_log.job)
         self._owned_parameters(run_id, [(run_log, run_log.parameters, "")])
         self.steps(run_id, run_log.steps.values())
+        if ended and not new:  # last: its barrier covers what is above, and who sees the end sees all of the run
+            self._make(self._log(header, run_log, create=False, barrier=True))
+        elif ended and (run_log.job is not None or run_log.parameters or run_log.steps):
+            self._chunks.change(Change(header, lambda stored: stored, barrier=True, always=True))
 
     def job(self, run_id: str, job: JobLog) -> None:
         """The job log."""

@@ -19,7 +19,14 @@ FLOORS = [
     ["errors", "models"],
     [
         *("process", "keys", "values", "codec", "clock"),
-        *("backends.contract", "backends", "backends.hostlock", "backends.probe", "backends.s3faults"),
+        *(
+            "backends.contract",
+            "backends",
+            "backends.hostlock",
+            "backends.localsync",
+            "backends.probe",
+            "backends.s3faults",
+        ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
     ["merge", "known", "schema", "chunks", "assembly"],

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from chunkstore.errors import BackendUnavailableError
+from chunkstore.errors import BackendUnavailableError, StorageFullError
 from chunkstore.process import ProcessLocal
 
 STRIPES: Final = 64
@@ -22,6 +23,9 @@ STRIPES: Final = 64
 
 POLL: Final = 0.002
 """The longest pause, in seconds, between two looks at a lock that another process holds."""
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""How the system says that there is no room."""
 
 _FIRST_POLL: Final = 0.0002
 _OPENING: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -32,7 +36,7 @@ class HostLocks:
 
     The lock is the operating system's (`flock`, on Windows `LockFileEx`): it ends with the process that holds it, also
     by kill -9. A holder never takes a second key: both may share a lock file. The folder is made when it is first
-    needed, and its files stay: unlinking one would let two in.
+    needed, with all its files, and they stay: unlinking one would let two in.
     """
 
     __slots__ = ("_folder", "_stripes", "_timeout")
@@ -61,13 +65,16 @@ class HostLocks:
         if not threads.acquire(timeout=max(0.0, self._timeout)):
             raise self._held_too_long(key)
         try:
-            file = self._locked(f"{self._folder}{os.sep}{stripe:02d}.lock", key, until)
+            file = self._locked(self._path(stripe), key, until)
             try:
                 yield
             finally:
                 _let_go(file)
         finally:
             threads.release()
+
+    def _path(self, stripe: int) -> str:
+        return f"{self._folder}{os.sep}{stripe:02d}.lock"
 
     def _locked(self, path: str, key: str, until: float) -> int:
         """The descriptor of the locked file."""
@@ -79,10 +86,11 @@ class HostLocks:
                 time.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, POLL)
         except OSError as error:
+            unusable = f"cannot lock {key!r}: the lock folder {self._folder} cannot be used ({error.strerror or error})"
+            if error.errno in FULL:
+                raise StorageFullError(f"{unusable}. Free some space and repeat the call.", key=key) from error
             raise BackendUnavailableError(
-                f"cannot lock {key!r}: the lock folder {self._folder} cannot be used ({error.strerror or error}). "
-                "Make it writable, or choose a folder on a local disk that is.",
-                key=key,
+                f"{unusable}. Make it writable, or choose a folder on a local disk that is.", key=key
             ) from error
         return file
 
@@ -103,8 +111,15 @@ class HostLocks:
             # Without O_CREAT first: in a sticky folder Linux refuses O_CREAT on another user's file.
             return os.open(path, _OPENING)
         except FileNotFoundError:
-            os.makedirs(self._folder, exist_ok=True)
+            with suppress(FileExistsError):  # if it is no folder, opening the file says so better
+                self.prepare()
             return os.open(path, _OPENING | os.O_CREAT, 0o666)
+
+    def prepare(self) -> None:
+        """Makes all files at once: on a disk that is full later, a delete that makes room still needs its lock."""
+        os.makedirs(self._folder, exist_ok=True)
+        for stripe in range(STRIPES):
+            os.close(os.open(self._path(stripe), _OPENING | os.O_CREAT, 0o666))
 
     def _held_too_long(self, key: str) -> BackendUnavailableError:
         return BackendUnavailableError(
@@ -128,8 +143,9 @@ def _stripe_of(key: str) -> int:
 
 
 def _let_go(file: int) -> None:
-    try:
+    # What was done under the lock is done: an error here would hide what came of it, or undo its acknowledgement.
+    with suppress(OSError):
         # A child that was forked meanwhile has a copy of the descriptor, and closing ours would not unlock it.
         unlock_descriptor(file)
-    finally:
+    with suppress(OSError):
         os.close(file)

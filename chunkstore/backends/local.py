@@ -6,26 +6,27 @@ create is check-then-write (two processes win).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import itertools
 import os
 import secrets
 import stat
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from chunkstore.backends.contract import Blob, Condition, Entry, Guarantees
-from chunkstore.backends.hostlock import HostLocks
-from chunkstore.errors import BackendUnavailableError, ChunkStoreError, ConflictError, ObjectNotFoundError
-
-Durability = Literal["process", "barrier", "power"]
-"""Which acknowledged writes survive: a kill (`process`); power loss, from each barrier on (`barrier`); power loss (`power`)."""
+from chunkstore.backends.hostlock import FULL, HostLocks
+from chunkstore.backends.localsync import Durability, Syncs, fresh_stamp, is_fine
+from chunkstore.errors import (
+    BackendUnavailableError,
+    ChunkStoreError,
+    ConflictError,
+    ObjectNotFoundError,
+    StorageFullError,
+)
 
 # O_NONBLOCK: opening a named pipe that stands where a chunk should be would wait for a writer without end.
 _READ: Final = sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -64,7 +65,7 @@ class LocalBackend:
         self._token = secrets.token_hex(4)  # with the process id: no two writers share a staging file, on any host
         self._numbers = itertools.count()
         self._locks = HostLocks(Path(self.root, ".locks"))
-        self._syncfs = _find_syncfs()
+        self._syncs = Syncs(self.root, durability, f"{self.root}/.locks/barrier")
 
     @property
     def place(self) -> str:
@@ -78,7 +79,7 @@ class LocalBackend:
             across_processes=True,
             across_hosts=False,
             atomic=True,
-            durable=self._syncs_each_write,
+            durable=self._syncs.each_write,
         )
 
     def __repr__(self) -> str:
@@ -105,17 +106,40 @@ class LocalBackend:
 
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
         try:
-            if condition.founding:
-                version = self._found(key, data)
-            elif condition.kind == "absent":
-                version = self._create(key, data)
-            else:
-                version = self._replace(key, data, condition)
-            if barrier and self.durability == "barrier":
-                self._sync_everything()
+            last_barrier = self._syncs.last_barrier()
+            version = self._named(key, data, condition)
+        except FileExistsError as error:
+            self._sync_name(key, barrier=False)  # see below
+            raise self._translated(key, error) from error
         except OSError as error:
             raise self._translated(key, error) from error
+        except ConflictError:
+            # Who finds in the winner's object what it wanted to write takes that for written, so it must last.
+            self._sync_name(key, barrier=False)
+            raise
+        self._syncs.note(key, version, last_barrier)
+        self._sync_name(key, barrier=barrier)
         return version
+
+    def _named(self, key: str, data: bytes, condition: Condition) -> str:
+        if condition.founding:
+            return self._found(key, data)
+        if condition.kind == "absent":
+            return self._create(key, data)
+        return self._replace(key, data, condition)
+
+    def _sync_name(self, key: str, *, barrier: bool) -> None:
+        """The object stands there already. A failure is never transient: it would be read back, and taken for landed."""
+        try:
+            self._syncs.name(_folder_of(self._path(key)), barrier=barrier)
+        except FileNotFoundError as error:
+            raise self._translated(key, error) from error
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"{key!r} is written to {self.root} but may not survive power loss, since the disk could not be synced: "
+                f"{error.strerror or error}; look at the disk and the system's log, then write it again",
+                key=key,
+            ) from error
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -150,11 +174,20 @@ class LocalBackend:
     def folders(self) -> Iterator[str]:
         try:
             with os.scandir(self.root) as entries:
-                return iter([e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)])
+                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+                return iter([name for name in names if self._holds_an_object(name)])
         except FileNotFoundError:
             return iter(())
         except OSError as error:
             raise self._translated("", error) from error
+
+    def _holds_an_object(self, folder: str) -> bool:
+        """Not so where a writer was stopped between making the folder and linking its first object, or a delete half way."""
+        try:
+            with os.scandir(self._path(folder)) as entries:
+                return any(not entry.name.startswith(".") for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -172,6 +205,14 @@ class LocalBackend:
         return Blob(data, _version(status, data))
 
     def _found(self, key: str, data: bytes) -> str:
+        try:
+            return self._create_in_new_folder(key, data)
+        except OSError:
+            with suppress(OSError):  # there are objects in it
+                os.rmdir(_folder_of(self._path(key)))
+            raise
+
+    def _create_in_new_folder(self, key: str, data: bytes) -> str:
         for _ in range(_FOUNDINGS):
             self._make_folder_of(key)
             try:
@@ -188,18 +229,18 @@ class LocalBackend:
         try:
             os.makedirs(folder, exist_ok=True)
         except FileExistsError as error:
-            if os.path.lexists(folder):  # otherwise a delete removed it between the two looks of makedirs
+            # Where nothing is, a delete removed it between the two looks of makedirs.
+            if os.path.lexists(folder) and not _is_folder(folder):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
-        if self._syncs_each_write:
-            _sync_folder(self.root)
+        if not os.path.lexists(self._locks.folder):
+            self._locks.prepare()
+        self._syncs.anchor()
 
     def _create(self, key: str, data: bytes) -> str:
         path = self._path(key)
         version = self._create_nameless(path, data)
         if version is None:
             version = self._create_staged(path, data)
-        if self._syncs_each_write:
-            _sync_folder(_folder_of(path))
         return version
 
     def _create_nameless(self, path: str, data: bytes) -> str | None:
@@ -224,7 +265,7 @@ class LocalBackend:
                 raise
             return None
         finally:
-            os.close(fd)
+            _close(fd)
         return version
 
     def _create_staged(self, path: str, data: bytes) -> str:
@@ -232,12 +273,12 @@ class LocalBackend:
         try:
             os.link(staging, path)
         finally:
-            os.unlink(staging)
+            _remove(staging)
         return version
 
     def _replace(self, key: str, data: bytes, condition: Condition) -> str:
         path = self._path(key)
-        staging, version = self._stage(path, data)
+        staging, version = self._stage(path, data, over=(key, condition.version))
         try:
             with self._locks.holding(key):
                 if condition.kind == "unchanged":
@@ -246,8 +287,6 @@ class LocalBackend:
         except BaseException:
             _remove(staging)
             raise
-        if self._syncs_each_write:
-            _sync_folder(_folder_of(path))
         return version
 
     def _expect(self, key: str, version: str) -> None:
@@ -259,44 +298,29 @@ class LocalBackend:
         if current != version:
             raise ConflictError(f"{key!r} in {self.root} was changed meanwhile", key=key)
 
-    def _stage(self, path: str, data: bytes) -> tuple[str, str]:
-        """A staging file beside `path` with the data in it, and the version it will have."""
+    def _stage(self, path: str, data: bytes, over: tuple[str, str] | None = None) -> tuple[str, str]:
+        """A staging file beside `path` with the data in it, and the version it will have; `over` is what it will replace."""
         staging = f"{_folder_of(path)}/{_STAGING}{self._token}-{os.getpid()}-{next(self._numbers)}"
         fd = os.open(staging, _STAGE, 0o666)
         try:
-            version = self._fill(fd, data)
+            try:
+                version = self._fill(fd, data, over)
+            finally:
+                _close(fd)
         except BaseException:
             _remove(staging)
             raise
-        finally:
-            os.close(fd)
         return staging, version
 
-    def _fill(self, fd: int, data: bytes) -> str:
+    def _fill(self, fd: int, data: bytes, over: tuple[str, str] | None = None) -> str:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
         if _CAN_STAMP:
-            now = _fresh_stamp()
+            now = fresh_stamp()
             os.utime(fd, ns=(now, now))
-        if self._syncs_each_write:
-            os.fsync(fd)
+        self._syncs.file(fd, over)
         return _version(os.fstat(fd), data)
-
-    @property
-    def _syncs_each_write(self) -> bool:
-        return self.durability == "power" or (self.durability == "barrier" and self._syncfs is None)
-
-    def _sync_everything(self) -> None:
-        if self._syncfs is None:
-            return
-        fd = os.open(self.root, os.O_RDONLY)
-        try:
-            if self._syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), self.root)
-        finally:
-            os.close(fd)
 
     def _translated(self, key: str, error: OSError) -> ChunkStoreError:
         """The border where the operating system's errors become ours."""
@@ -307,7 +331,8 @@ class LocalBackend:
         transient, advice = _ADVICE.get(error.errno or 0, (False, "look at the disk and the system's log"))
         what = f"{key!r} in {self.root}" if key else self.root
         message = f"cannot work on {what}: {error.strerror or error}; {advice}"
-        return BackendUnavailableError(message, key=key, transient=transient)
+        kind = StorageFullError if error.errno in FULL else BackendUnavailableError
+        return kind(message, key=key, transient=transient)
 
 
 def _unpickled(root: str, durability: Durability) -> LocalBackend:
@@ -316,6 +341,23 @@ def _unpickled(root: str, durability: Durability) -> LocalBackend:
 
 def _folder_of(path: str) -> str:
     return path.rpartition("/")[0]  # of the key, whose parts are always parted by a slash
+
+
+def _is_folder(path: str) -> bool:
+    """Unlike `os.path.isdir` it does not take a look that failed for a no."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _close(fd: int) -> None:
+    """Closes a file that was written. NFS and quotas may say only here what a write could not do; the rest is no loss."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _read_all(fd: int, size: int) -> bytes:
@@ -328,15 +370,9 @@ def _read_all(fd: int, size: int) -> bytes:
     return data
 
 
-def _fresh_stamp() -> int:
-    """A modification time that no other write has: the kernel's own has steps of milliseconds, and inodes are reused."""
-    now = time.time_ns() // 100 * 100
-    return now if now % 1000 else now + 100
-
-
 def _stamp(status: os.stat_result) -> str:
     """The version that a file's status tells; empty where the file system keeps no time finer than microseconds."""
-    if status.st_mtime_ns % 1000 == 0:
+    if not is_fine(status.st_mtime_ns):
         return ""
     return f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"
 
@@ -360,22 +396,3 @@ def _remove_folder(folder: str) -> None:
                 for name in os.listdir(folder):
                     _remove(f"{folder}/{name}")
         os.rmdir(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    if os.name == "nt":
-        return  # Windows has no handle of a folder to sync
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _find_syncfs() -> Callable[[int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        return ctypes.CDLL(None, use_errno=True).syncfs
-    except (OSError, AttributeError):
-        return None

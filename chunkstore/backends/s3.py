@@ -39,6 +39,7 @@ from chunkstore.errors import (
     InvalidInputError,
     NotSupportedError,
     ObjectNotFoundError,
+    StorageFullError,
     WriteStateUnknownError,
 )
 from chunkstore.process import ProcessLocal
@@ -464,7 +465,8 @@ class _Server:
             return WriteStateUnknownError(
                 f"{message} It may have been written: read it to know.", transient=True, key=key
             )
-        return BackendUnavailableError(message, transient=fault.transient, key=key)
+        kind = StorageFullError if fault is s3faults.FULL else BackendUnavailableError
+        return kind(message, transient=fault.transient, key=key)
 
     def _message(self, request: _Request, fault: Fault, error: BaseException, tries: int) -> str:
         said = f"after {self._settings.deadline:g} s" if fault is s3faults.LATE else answer_of(error)

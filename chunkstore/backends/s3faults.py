@@ -57,6 +57,7 @@ CERTIFICATE: Final = Fault(
     "Check the certificate; AWS_CA_BUNDLE names a file of your own authority.",
 )
 REJECTED: Final = Fault("the server did not accept the request", "Check the bucket, the prefix and the endpoint.")
+FULL: Final = Fault("there is no room left", "Free some space or raise the quota, then repeat the call.")
 BUSY: Final = Fault(
     "the server is busy", "Try again later, or send fewer requests at once.", transient=True, landed=True, resend=True
 )
@@ -95,10 +96,10 @@ CODES: Final[Mapping[str, Fault]] = {
             " InvalidObjectState InvalidPart InvalidPartOrder InvalidPolicyDocument InvalidRange InvalidRequest"
             " InvalidSOAPRequest InvalidStorageClass InvalidTargetBucketForLogging InvalidURI InvalidWriteOffset"
             " KeyTooLongError MalformedXML MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed"
-            " MissingContentLength MissingRequestBodyError QuotaExceeded TooManyBuckets TooManyParts"
-            " UnexpectedContent UserKeyMustBeSpecified XMinioAdminBucketQuotaExceeded XMinioInvalidObjectName"
-            " XMinioStorageFull"
+            " MissingContentLength MissingRequestBodyError TooManyBuckets TooManyParts"
+            " UnexpectedContent UserKeyMustBeSpecified XMinioInvalidObjectName"
         ),
+        FULL: "QuotaExceeded XMinioAdminBucketQuotaExceeded XMinioStorageFull",
         BUSY: (
             "BandwidthLimitExceeded EC2ThrottledException LimitExceededException PriorRequestNotComplete ProvisionedThroughputExceededException"
             " RequestLimitExceeded RequestThrottled RequestThrottledException RestoreAlreadyInProgress"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -122,9 +124,8 @@ def test_the_folder_is_made_when_it_is_needed_and_again_when_somebody_removed_it
     assert not folder.exists()
     for _ in range(2):
         with locks.holding(KEY):
-            (file,) = folder.iterdir()
-        file.unlink()
-        folder.rmdir()
+            assert len(list(folder.iterdir())) == STRIPES
+        shutil.rmtree(folder)
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -144,10 +145,20 @@ def test_an_error_under_the_lock_lets_it_go(tmp_path: Path) -> None:
 
 def test_there_are_never_more_files_than_stripes_and_all_are_used(tmp_path: Path) -> None:
     locks = HostLocks(tmp_path)
+    assert {_stripe_of(f"run/step.{number}.json") for number in range(2000)} == set(range(STRIPES))
     for number in range(2000):
         with locks.holding(f"run/step.{number}.json"):
             pass
     assert len(list(tmp_path.iterdir())) == STRIPES
+
+
+def test_one_that_has_no_room_on_the_disk_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(BackendUnavailableError, match="Free some space"), HostLocks(tmp_path).holding(KEY):
+        pytest.fail("there is no lock")
 
 
 def test_a_key_has_the_same_stripe_in_every_process() -> None:
