@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
@@ -53,7 +53,7 @@ class Timing:
     `of` has longer ones for a place that does not.
     """
 
-    deadline: float = 30.0
+    deadline: float = 60.0
     first_pause: float = 0.0002
     longest_pause: float = 0.01
     now: Callable[[], float] = time.monotonic
@@ -79,6 +79,8 @@ class Change(NamedTuple):
     """Write even what this process believes to stand there already: somebody may have changed it since."""
     founding: bool = False
     """Where nothing is, the chunk is the first of its run."""
+    created_at: str = ""
+    """The stamp of a new chunk; empty for that of the moment when it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Scan:
 
     chunks: list[Stored] = field(default_factory=list)
     damaged: list[FormatError] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    """Keys that were asked for or listed, and not there: never written, or deleted meanwhile."""
     left_over: list[Stored] = field(default_factory=list)
     """Chunks of a deleted run of the same id, written by somebody who did not know that it was gone."""
 
@@ -165,12 +169,13 @@ class Chunks:
         if stored is None:
             assert change.initial is not None
             condition = FOUND if change.founding else CREATE
-            return self._put(self._new(change.chunk, change.initial), key, condition, change.barrier, pauses)
+            new = self._new(change.chunk, change.initial, change.created_at)
+            return self._put(new, key, condition, change.barrier, pauses)
         if self._is_left_over(stored):
             return self._replace_left_over(change, stored, pauses)
         if stored.chunk.envelope.deleted:
             raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
-        content = change.edit(stored.chunk.content)
+        content = _edited(change.edit, stored)
         if content == stored.chunk.content and not (change.always or change.barrier):
             return _Outcome(landed=True, stored=stored)
         return self._put(Chunk(stored.chunk.envelope, content), key, unchanged(stored.version), change.barrier, pauses)
@@ -180,7 +185,7 @@ class Chunks:
         self.known.forget(stored.key)
         if change.initial is None:
             raise self._belongs_to_a_deleted_run(stored.key)
-        new = self._new(change.chunk, change.initial)
+        new = self._new(change.chunk, change.initial, change.created_at)
         return self._put(new, stored.key, unchanged(stored.version), change.barrier, pauses)
 
     def _require_header(self, run_id: str) -> None:
@@ -193,7 +198,9 @@ class Chunks:
 
         The first error is raised; changes after it may have been made, or not.
         """
-        return self._at_once(self.change, list(changes))
+        # Stamped in turn: threads would take their stamps in any order, and the steps of one call come back in another.
+        stamped = [one if one.initial is None else one._replace(created_at=self._clock.stamp()) for one in changes]
+        return self._at_once(self.change, stamped)
 
     def mark_deleted(self, chunk: ChunkId) -> Stored:
         """Marks a header, so that its run is gone for readers at once. Two requests, one where it is known."""
@@ -242,16 +249,26 @@ class Chunks:
 
     def _scan(self, prefix: str) -> Scan:
         scan, fetch = Scan(), []
-        listed = {
-            entry.key: entry for entry in self.backend.list(prefix)
-        }  # a name that is being replaced may come twice
+        # By key: a name that is being replaced may come twice.
+        listed = {entry.key: entry for entry in self.backend.list(prefix)}
+        if prefix.endswith("/"):
+            scan.vanished.extend(self._drop_missing(prefix, listed))
         for entry in listed.values():
             known = self.known.get(entry.key)
             if known is not None and entry.version and known.version == entry.version:
                 scan.chunks.append(known)
+            elif keys.is_chunk(entry.key) and entry.size > codec.MAX_OBJECT_BYTES:
+                scan.damaged.append(codec.too_large_to_be_one(entry.key, entry.size))
             elif keys.is_chunk(entry.key):
                 fetch.append(entry.key)
         return self._fetch(fetch, scan)
+
+    def _drop_missing(self, prefix: str, listed: Container[str]) -> list[str]:
+        """What this process knew of a run and a listing did not show. Listing takes time, in which somebody may delete the run."""
+        missing = [key for key in self.known.keys_of_run(prefix) if key not in listed]
+        for key in missing:
+            self.known.forget(key)
+        return missing
 
     def close(self) -> None:
         """Lets threads and connections go; both come again when they are needed."""
@@ -271,10 +288,10 @@ class Chunks:
             raise errors[0]
         return [future.result() for future in futures]
 
-    def _new(self, chunk: ChunkId, content: Content) -> Chunk:
+    def _new(self, chunk: ChunkId, content: Content, created_at: str = "") -> Chunk:
         founded = "" if chunk.kind is keys.Kind.HEADER else self.known.founding(chunk.run_id) or ""
         envelope = Envelope(
-            chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, self._clock.stamp(), founded=founded
+            chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, created_at or self._clock.stamp(), founded=founded
         )
         return Chunk(envelope, content)
 
@@ -437,6 +454,8 @@ class Chunks:
             actual = keys.key_of(chunk_of(envelope))
         except ValueError as error:
             raise FormatError(f"{key} names a chunk that cannot be: {error}", key=key) from error
+        if envelope.deleted and envelope.kind != keys.Kind.HEADER:  # writers would try until their deadline
+            raise FormatError(f"{key} says that its run is being deleted; only a header says that", key=key)
         if actual == key:
             return
         if actual.casefold() == key.casefold():
@@ -473,21 +492,28 @@ class Chunks:
                     scan.chunks.append(self._read_again(key))
                 elif error is not None:
                     scan.damaged.append(error)
+                else:
+                    scan.vanished.append(key)
             except ObjectNotFoundError:
-                continue
+                scan.vanished.append(key)
             except FormatError as damage:
                 scan.damaged.append(damage)
 
     def _pauses(self, key: str) -> Iterator[None]:
         """Waits a random while, longer from time to time, until the deadline; the first time not at all."""
+        # Not in the generator: it begins with the first `next`, when the first try may have taken long. The last try begins
+        # in the first half, so that it and its read-back end in time.
+        now = self._timing.now()
+        return self._waits(key, now, now + self._timing.deadline / 2)
+
+    def _waits(self, key: str, start: float, end: float) -> Iterator[None]:
         timing = self._timing
-        end = timing.now() + timing.deadline
         pause = timing.first_pause
         for tries in itertools.count(1):
             yield
             if timing.now() >= end:
                 raise ConflictError(
-                    f"gave up writing {key} to {self.backend.place} after {tries} tries in {timing.deadline:g} s, each one "
+                    f"gave up writing {key} to {self.backend.place} after {tries} tries in {timing.now() - start:.3g} s, each one "
                     "overtaken by another writer; repeat the call, or raise timeout_seconds",
                     key=key,
                 )
@@ -500,6 +526,15 @@ class _Outcome(NamedTuple):
 
     landed: bool
     stored: Stored
+
+
+def _edited(edit: Edit, stored: Stored) -> Content:
+    try:
+        return edit(stored.chunk.content)
+    except FormatError as error:
+        if error.key:
+            raise
+        raise FormatError(f"{stored.key} cannot be changed: {error}", key=stored.key) from error
 
 
 def chunk_of(envelope: Envelope) -> ChunkId:

@@ -6,6 +6,7 @@ wrong the hosts' clocks are (Kulkarni et al., "Logical Physical Clocks", 2014, w
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Final
 from chunkstore.process import ProcessLocal
 
 _BILLION: Final = 1_000_000_000
+_STAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z")
+_END: Final = "9999"
 _FIRST: Final = "1970-01-01T00:00:00.000000000Z"
 
 
@@ -38,9 +41,20 @@ class HybridClock:
 
     def saw(self, stamp: str) -> None:
         """Takes note of a stamp that was read."""
-        if stamp > self._last:
+        if self._last < stamp < _END:  # there is nothing later than the year 9999
             with self._lock.get():
                 self._last = max(self._last, stamp)
+
+
+def is_stamp(text: object) -> bool:
+    """Whether this is a time as we write it."""
+    if not isinstance(text, str) or not _STAMP.fullmatch(text):
+        return False
+    try:
+        as_datetime(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_datetime(stamp: str) -> datetime:

@@ -20,17 +20,20 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from chunkstore.clock import is_stamp
 from chunkstore.errors import FormatError, InvalidInputError, NewerFormatError
 from chunkstore.values import NOTHING_EXACT, Content
 
 FORMAT: Final = 1
-MAX_BODY_BYTES: Final = 1 << 30
+MAX_BODY_BYTES: Final = 256 << 20
 MAX_CHUNK_BYTES: Final = 64 << 20
 """The largest object that is written: always one request, never a multi-part upload."""
 
 _OPEN: Final = b'{"_chunkstore":'
 _PREFIX: Final = _OPEN + b'{"digest":"'
 _DIGEST_END: Final = len(_PREFIX) + 32
+MAX_OBJECT_BYTES: Final = _DIGEST_END + MAX_CHUNK_BYTES
+
 _BREAK: Final = b"\n"
 
 
@@ -103,7 +106,7 @@ def decode(data: bytes, key: str) -> Chunk:
 
 
 def _envelope(facts: Mapping[str, Any]) -> Envelope:
-    return Envelope(
+    envelope = Envelope(
         facts["run"],
         facts["kind"],
         facts.get("name", ""),
@@ -113,6 +116,15 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts.get("deleted", False),
         facts.get("founded", ""),
     )
+    if not all(isinstance(text, str) for text in (*envelope[:5], envelope.founded)):
+        raise TypeError("names and times are texts")
+    if not all(type(last) is int for last in envelope.writers.values()):
+        raise TypeError("writers are numbered")
+    if not isinstance(envelope.deleted, bool):
+        raise TypeError("deleted is a truth value")
+    if not is_stamp(envelope.created_at):
+        raise ValueError(envelope.created_at)  # it orders chunks as text, and the clock goes on from there
+    return envelope
 
 
 def _exact(facts: Mapping[str, Any]) -> Mapping[str, str]:
@@ -147,6 +159,11 @@ def _too_large(chunk: Chunk, size: int, most: int) -> InvalidInputError:
         run_id=chunk.envelope.run,
         name=chunk.envelope.name,
     )
+
+
+def too_large_to_be_one(key: str, size: int) -> FormatError:
+    """The error for an object that nobody should read to know that it is no chunk."""
+    return FormatError(f"{key} has {size:,} bytes; no chunk of ours is as large: move it away", key=key)
 
 
 def _damage(data: bytes, key: str) -> FormatError:

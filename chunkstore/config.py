@@ -36,7 +36,7 @@ class Settings(BaseModel):
     """For how many days a run is worth keeping. Nothing is deleted by itself."""
     enable_compression: bool = True
     compression_threshold_bytes: int = Field(default=1_000_000, ge=0)
-    timeout_seconds: float = Field(default=30, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
     """How long one operation may take, with all its tries."""
     max_connections: int = Field(default=64, ge=1)
     """Requests at once to an object store."""
@@ -93,7 +93,9 @@ def checked_settings(settings: Mapping[str, object]) -> Settings:
         return Settings.model_validate(dict(settings))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise InvalidInputError(f"settings cannot be used: {wrong}") from None  # the cause would show the values
+    raise InvalidInputError(
+        f"settings cannot be used: {wrong}"
+    )  # not within `except`: the context would hold the values
 
 
 def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
@@ -102,6 +104,8 @@ def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
     text = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str):
         raise InvalidInputError(f"a URL must be text or a path, not {type(text).__name__}")
+    if text != text.strip() and _SCHEME.match(text.strip()):
+        raise InvalidInputError("there is a blank before or behind the URL; leave it out")
     if not text.strip() or "\0" in text:
         raise InvalidInputError("the URL is empty, or has a null character; give 'runs/', or 's3://bucket/prefix'")
     found = _SCHEME.match(text)
@@ -127,7 +131,7 @@ def _open_local(url: str, settings: Settings) -> Backend:
         raise InvalidInputError(
             f"{url!r} begins with the home folder of a user whom this host does not know"
         ) from error
-    return LocalBackend(folder, durability=settings.durability)
+    return LocalBackend(folder, durability=settings.durability, deadline=settings.timeout_seconds / 2)
 
 
 def _path_of(url: str) -> str:
@@ -163,13 +167,7 @@ def _open_s3(url: str, settings: Settings) -> Backend:
     bucket, _, prefix = _after_slashes(url).partition("/")
     if not bucket:
         raise InvalidInputError(f"{url!r} names no bucket; write s3://bucket/prefix")
-    if re.search("[@:?#]", bucket) and not bucket.startswith(
-        "arn:"
-    ):  # a secret often holds a "/", which ends the bucket
-        raise InvalidInputError(
-            "the name of the bucket has '@', ':', '?' or '#'; credentials do not belong into the URL, where everybody sees "
-            "them: use the settings key and secret"
-        )
+    check_shown(url)
     _check_prefix(prefix)
     return S3Backend(
         bucket=bucket,
@@ -179,22 +177,34 @@ def _open_s3(url: str, settings: Settings) -> Backend:
         secret=settings.secret.get_secret_value(),
         token=settings.token.get_secret_value(),
         region=settings.region,
-        # A put whose reply is lost is read back: two operations of the backend in one of ours.
-        deadline=settings.timeout_seconds / 2,
+        # The last try begins within the first half of ours. It is a put, which is read back when its reply is lost.
+        deadline=settings.timeout_seconds / 4,
         max_connections=settings.max_connections,
         conditional_writes=settings.conditional_writes,
         lock_folder=settings.lock_folder,
     )
 
 
+def check_shown(url: str) -> None:
+    """Refuses a URL that holds credentials, before anything shows it."""
+    scheme, slashes, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if slashes and scheme.lower() != "file" and re.search("[@:?#]", host) and not host.startswith("arn:"):
+        raise InvalidInputError(
+            "the name of the bucket has '@', ':', '?' or '#'; credentials do not belong into the URL, where everybody sees "
+            "them: use the settings key and secret"
+        )
+
+
 def _check_prefix(prefix: str) -> None:
     if len(prefix.encode()) > _MAX_PREFIX_BYTES:
         raise InvalidInputError(f"the prefix has {len(prefix.encode())} bytes; {_MAX_PREFIX_BYTES} are the most")
     if any(part in (".", "..", "") for part in prefix.strip("/").split("/")) and prefix.strip("/"):
-        raise InvalidInputError(f"the prefix {prefix!r} has an empty part, '.' or '..'; leave it out")
+        raise InvalidInputError("the prefix has an empty part, '.' or '..'; leave it out")
     if re.search(r"[*?\[\]{}\x00-\x1f\\]", prefix):
         raise InvalidInputError(
-            f"the prefix {prefix!r} has a character that object stores or their tools expand; leave it out"
+            "the prefix has a character that object stores or their tools expand: one of *?[]{}\\ or a control character; "
+            "leave it out"  # the prefix itself is not shown: behind a "?" there may be a secret
         )
 
 

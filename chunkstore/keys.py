@@ -125,7 +125,7 @@ def prefix_of_parameters(run_id: str, scope: str = "") -> str:
     """The start of the keys of the parameters of one scope, and of no others."""
     if not scope:
         return f"{folder_of(run_id)}/{Kind.PARAMETER.value}."
-    return f"{folder_of(run_id)}/{Kind.PARAMETER.value}@{_escape(scope, _parameter_limit())}@"
+    return f"{folder_of(run_id)}/{Kind.PARAMETER.value}@{_escape(_named('branch', scope), _parameter_limit())}@"
 
 
 @lru_cache(maxsize=1024)
@@ -155,6 +155,8 @@ def folder_of(run_id: str) -> str:
 
 def run_id_of(folder: str) -> str | None:
     """The run id that a folder stands for; None for a folder that is no run of ours."""
+    if not folder.isascii():  # what a disk holds beside our names: also bytes that are no UTF-8
+        return None
     try:
         run_id = _unescape(folder)
         return run_id if folder_of(run_id) == folder else None
@@ -169,7 +171,7 @@ def parse(key: str) -> ChunkId | None:
     """
     folder, _, file = key.partition("/")
     run_id = run_id_of(folder)
-    if run_id is None or not file.endswith(SUFFIX):
+    if run_id is None or not file.isascii() or not file.endswith(SUFFIX):
         return None
     chunk = _parse_file(run_id, file.removesuffix(SUFFIX))
     if chunk is None:

@@ -35,6 +35,7 @@ class KnownChunks:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._chunks: dict[str, Stored] = {}
+        self._of_run: dict[str, set[str]] = {}
         self._foundings: dict[str, str] = {}
         self._lock = ProcessLocal(threading.Lock)
 
@@ -90,14 +91,19 @@ class KnownChunks:
             self._foundings.pop(run_id, None)
             self._drop_run(run_id)
 
+    def keys_of_run(self, prefix: str) -> list[str]:
+        """The keys of the known chunks of a run, by the start that they all have."""
+        with self._lock.get():
+            return list(self._of_run.get(prefix, ()))
+
     def _drop_run(self, run_id: str) -> None:
-        prefix = keys.prefix_of_run(run_id)
-        for key in [key for key in self._chunks if key.startswith(prefix)]:
+        for key in list(self._of_run.get(keys.prefix_of_run(run_id), ())):
             self._drop(key)
 
     def _keep(self, stored: Stored) -> None:
         self._drop(stored.key)
         self._chunks[stored.key] = stored
+        self._of_run.setdefault(_run_of(stored.key), set()).add(stored.key)
         self._bytes += self._size(stored)
         while self._bytes > self._max_bytes and len(self._chunks) > 1:
             self._drop(next(iter(self._chunks)))
@@ -106,10 +112,18 @@ class KnownChunks:
         stored = self._chunks.pop(key, None)
         if stored is not None:
             self._bytes -= self._size(stored)
+            run = self._of_run[_run_of(key)]
+            run.remove(key)
+            if not run:
+                del self._of_run[_run_of(key)]
 
     def _size(self, stored: Stored) -> int:
         content = stored.chunk.content
         return len(content.body) + len(stored.key) + self._OVERHEAD + self._OVERHEAD_EXACT * len(content.exact)
+
+
+def _run_of(key: str) -> str:
+    return key[: key.index("/") + 1] if "/" in key else ""
 
 
 _NO_PARAMETERS: Final[Mapping[str, Content]] = {}
@@ -121,6 +135,10 @@ class Origin(NamedTuple):
     key: str
     content: Content
     parameters: Mapping[str, Content] = _NO_PARAMETERS
+
+
+UNSEEN: Final = Content(b"{}")
+"""The content in the origin of an object that was made by hand while nothing was known of its chunk."""
 
 
 class _Noted(weakref.ref[object]):

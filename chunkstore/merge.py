@@ -43,13 +43,33 @@ def _merge(base: Json | _Missing, mine: Json | _Missing, theirs: Json | _Missing
 def _merge_lists(base: list[Json], mine: list[Json], theirs: list[Json]) -> list[Json]:
     common = len(base)
     if min(len(mine), len(theirs)) < common:
-        return mine  # somebody took items away: positions no longer tell which item is which
-    merged: list[Json] = []
-    for items in zip(base, mine[:common], theirs[:common], strict=True):
-        item = _merge(*items)
-        merged.append(None if isinstance(item, _Missing) else item)
-    appended = theirs[common:]
-    return [*merged, *appended, *(item for item in mine[common:] if not any(same(item, other) for other in appended))]
+        return mine  # somebody took items away: nobody can tell which item is which
+    places = _places(base, mine, theirs)
+    merged = list(theirs)
+    for number, place in places.items():
+        value = _merge(base[number], mine[number], theirs[place])
+        merged[place] = None if isinstance(value, _Missing) else value
+    settled = {*places.values(), *(at for at in range(common) if same(theirs[at], base[at]))}
+    appended = [item for place, item in enumerate(theirs) if place not in settled]
+    return [*merged, *(item for item in mine[common:] if not any(same(item, other) for other in appended))]
+
+
+def _places(base: list[Json], mine: list[Json], theirs: list[Json]) -> dict[int, int]:
+    """Where in `theirs` each item stands that I changed.
+
+    At its own place, as a rule. But of items that two appended at once the one's stand before the other's, who goes on to change
+    his own without having read the list again: then it stands, as I read it or as I changed it, at another place.
+    """
+    changed = [number for number in range(len(base)) if not same(base[number], mine[number])]
+    places = {at: at for at in changed if same(theirs[at], base[at]) or same(theirs[at], mine[at])}
+    free = [at for at in range(len(theirs)) if at not in places and not (at < len(base) and same(theirs[at], base[at]))]
+    for number in reversed([at for at in changed if at not in places]):  # the last one was pushed back the furthest
+        once = not any(same(base[number], item) for item in mine[len(base) :])  # or it may be the one that I appended
+        open_to_it = [at for at in free if at == number or at in places or at not in changed]
+        found = (at for at in open_to_it if same(theirs[at], mine[number]) or (once and same(theirs[at], base[number])))
+        places[number] = next(found, number)
+        free = [at for at in free if at != places[number]]
+    return places
 
 
 def _unchanged(before: Json | _Missing, after: Json | _Missing) -> bool:

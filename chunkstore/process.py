@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
@@ -54,10 +55,15 @@ class ProcessLocal(Generic[T]):
 _LIVING: Final[weakref.WeakSet[ProcessLocal[Any]]] = weakref.WeakSet()
 
 
+NO_FORK: Final = threading.RLock()
+"""Held while something is half done that a child must not inherit: a fork by Python waits for it. Never for long."""
+
+
 def _abandon_inherited() -> None:
+    NO_FORK._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - its holder, who forked, is another thread by number
     for local in list(_LIVING):
         local.abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_inherited)
+    os.register_at_fork(before=NO_FORK.acquire, after_in_parent=NO_FORK.release, after_in_child=_abandon_inherited)

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from chunkstore import keys
 from chunkstore.assembly import Branch, Parts, Run, Step, assemble, missing_parents
-from chunkstore.chunks import Chunks
+from chunkstore.chunks import Chunks, Scan
 from chunkstore.clock import as_datetime
-from chunkstore.errors import FormatError, RunLogNotFoundError
+from chunkstore.errors import FormatError, ObjectNotFoundError, RunLogNotFoundError
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origin, Origins, Stored
 from chunkstore.models import BranchLog, JobLog, RunLog, Status
@@ -89,6 +89,7 @@ class Reader:
     def full(self, run_id: str) -> Reading:
         """Everything, put together."""
         scan = self._chunks.scan(keys.prefix_of_run(run_id))
+        self._require_that_it_is_there(run_id, scan)
         damaged = scan.damaged
         by_kind: dict[str, list[Stored]] = {kind.value: [] for kind in Kind}
         for stored in sorted(scan.chunks, key=age):
@@ -108,6 +109,20 @@ class Reader:
             _put_in_order(parts, sorted([*found, *late], key=age))
         placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
         return Reading(run_log, _findings(damaged, placeholders, scan.left_over))
+
+    def _require_that_it_is_there(self, run_id: str, scan: Scan) -> None:
+        """Where listed chunks were gone when they were read, somebody may be deleting the run: no part of it may pass for all."""
+        if scan.vanished and self.is_gone(run_id):
+            raise self.no_run(run_id)
+
+    def is_gone(self, run_id: str) -> bool:
+        """Whether the run was deleted, or is being deleted. One request."""
+        try:
+            return self._chunks.read(keys.header(run_id)).chunk.envelope.deleted
+        except ObjectNotFoundError:
+            return True
+        except FormatError:
+            return False
 
     def model(self, stored: Stored) -> BaseModel:
         """The model object of a step, branch or job chunk."""

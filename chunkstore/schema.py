@@ -93,7 +93,7 @@ class Schema:
         try:
             return self.parameter.read(values.decode(content))
         except (KeyError, ValidationError, FormatError) as error:
-            raise FormatError(f"{key} holds no parameter: {error}", key=key) from error
+            raise FormatError(f"{key} holds no parameter: {_brief(error)}", key=key) from error
 
     def seen_parameter(self, chunk: ChunkId, content: Content) -> Content:
         """What this client makes of a stored parameter: it may hold a plain value as a typed one."""
@@ -105,7 +105,15 @@ class Schema:
                 return kind.model_validate(values.decode(content))
             return kind.model_validate_json(content.body)
         except (ValidationError, FormatError) as error:
-            raise FormatError(f"{key} does not fit {kind.__name__}: {error}", key=key) from error
+            raise FormatError(f"{key} does not fit {kind.__name__}: {_brief(error)}", key=key) from error
+
+
+def _brief(error: Exception) -> str:
+    """What is wrong, for people: of a hundred thousand wrong items the first few."""
+    if isinstance(error, ValidationError) and error.error_count() > 100:  # all of them are seconds and megabytes
+        return f"{error.error_count():,} of its values do not fit"
+    text = str(error)
+    return text if len(text) <= 1000 else f"{text[:1000]}…"
 
 
 _TYPED: Final[Mapping[str, type[BaseModel]]] = {

@@ -59,7 +59,7 @@ class StoreSettings:
 
     retention_days: int = 90
     compress_above: int | None = 1_000_000
-    timeout_seconds: float = 30.0
+    timeout_seconds: float = 60.0
     known_bytes: int = 64 << 20
 
 
@@ -230,7 +230,12 @@ class ChunkedRunLogStore:
         """
         header = keys.header(run_id)
         prefix = keys.prefix_of_run(run_id)
-        ours = {entry.key for entry in self.backend.list(prefix) if keys.parse(entry.key) is not None}
+        listed = {entry.key for entry in self.backend.list(prefix)}
+        ours = {key for key in listed if keys.parse(key) is not None}
+        if listed != ours:
+            log.warning(
+                "run %r is deleted, but %d files in its folder are not ours and stay", run_id, len(listed - ours)
+            )
         rest = ours - {keys.key_of(header)}
         try:
             rest = self._mark_deleted(header, rest)
@@ -265,7 +270,10 @@ class ChunkedRunLogStore:
     def get_run_config(self, run_id: str) -> dict[str, object]:
         """The configuration of the run. One request."""
         stored = self._read_header(run_id)
-        config = values.decode(stored.chunk.content).get("run_config")
+        try:
+            config = values.decode(stored.chunk.content).get("run_config")
+        except FormatError as error:
+            raise FormatError(f"{stored.key} holds no run: {error}", run_id=run_id, key=stored.key) from error
         return dict(config) if isinstance(config, dict) else {}
 
     def set_run_config(self, run_id: str, run_config: Mapping[str, object]) -> None:
@@ -284,10 +292,13 @@ class ChunkedRunLogStore:
         """The parameters of the run, or of one branch.
 
         One listing, and one request for each parameter that changed since this process last saw it, all at once.
-        Raises `RunLogNotFoundError`, `BranchLogNotFoundError`.
+        Raises `RunLogNotFoundError`, `BranchLogNotFoundError`, where this process has not met the run or the branch yet: of a
+        run that another process deleted since, there are none.
         """
         scope = internal_branch_name or ""
         scan = self._chunks.scan(keys.prefix_of_parameters(run_id, scope))
+        if scan.vanished and self._reader.is_gone(run_id):
+            raise self._reader.no_run(run_id)
         if not scan.chunks and not scan.damaged:
             self._require_owner(run_id, scope)
         parameters = self._reader.parameters(scan.chunks, scan.damaged)
@@ -310,7 +321,9 @@ class ChunkedRunLogStore:
         self._require_run(run_id)
         seen = parameters.seen if isinstance(parameters, Parameters) else {}
         with self._in_run(run_id):
-            self._writer.parameters(run_id, parameters, internal_branch_name or "", seen)
+            written = self._writer.parameters(run_id, parameters, internal_branch_name or "", seen)
+        if isinstance(parameters, Parameters):  # or one that is set back to what was read would not be written
+            parameters.seen = {**seen, **written}
 
     # Steps
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from chunkstore import keys, values
 from chunkstore.chunks import Change, Chunks
 from chunkstore.keys import ChunkId
-from chunkstore.known import Origin, Origins
+from chunkstore.known import UNSEEN, Origin, Origins
 from chunkstore.merge import merge_objects
 from chunkstore.models import TERMINAL, BranchLog, JobLog, RunLog, StepLog
 from chunkstore.schema import Schema
@@ -37,7 +37,8 @@ class Writer:
         """The header, the job, the parameters, then all steps; one that was made by hand founds its run."""
         run_id = run_log.run_id
         header = keys.header(run_id)
-        new = self._origin(run_log, keys.key_of(header)) is None
+        origin = self._origin(run_log, keys.key_of(header))
+        new = origin is None or origin.content is UNSEEN
         ended = run_log.status.upper() in TERMINAL
         if new or not ended:
             self._make(self._log(header, run_log, create=new, founding=True, barrier=new))
@@ -73,9 +74,14 @@ class Writer:
 
     def parameters(
         self, run_id: str, parameters: Mapping[str, object], scope: str, seen: Mapping[str, Content]
-    ) -> None:
-        """Those of the parameters that are not as they were seen; for what was not seen: as this process knows them."""
-        self._chunks.change_many(self._parameter_changes(run_id, self._written(parameters), scope, seen))
+    ) -> dict[str, Content]:
+        """Those of the parameters that are not as they were seen; for what was not seen: as this process knows them.
+
+        Returns how the caller has seen all of them from now on, by key.
+        """
+        mine = self._written(parameters)
+        self._chunks.change_many(self._parameter_changes(run_id, mine, scope, seen))
+        return {keys.key_of(keys.parameter(run_id, name, scope)): content for name, content in mine.items()}
 
     def _owned_parameters(self, run_id: str, owners: Iterable[tuple[BaseModel, Mapping[str, object], str]]) -> None:
         """The parameters that run logs and branch logs carry."""
@@ -102,7 +108,10 @@ class Writer:
             chunk = keys.parameter(run_id, name, scope)
             before = seen.get(keys.key_of(chunk)) or self._last_seen(chunk)
             if mine != before and (before is None or mine != self._schema.seen_parameter(chunk, before)):
-                changes.append(Change(chunk, _replacing(mine), mine))
+                changed = (
+                    keys.key_of(chunk) in seen
+                )  # against what was read: this process may believe it stands there already
+                changes.append(Change(chunk, _replacing(mine), mine, always=changed))
         return changes
 
     def _log(
@@ -113,11 +122,16 @@ class Writer:
         key = keys.key_of(chunk)
         origin = self._origin(model, key)
         base = origin.content if origin is not None else self._last_seen(chunk)
-        seen = None if base is None else self._schema.seen(chunk.kind, base, key)
+        if base is None:
+            # What a first try that fails reads of others' work must not pass for what the caller saw when it is repeated.
+            self._origins.note(model, Origin(key, UNSEEN))
+        seen = None if base is None or base is UNSEEN else self._schema.seen(chunk.kind, base, key)
         if origin is not None and mine == seen and self._chunks.last_seen(chunk) is not None:
             return []
         initial = mine if create else None
-        change = Change(chunk, _merging(base, seen, mine), initial, barrier=barrier, founding=founding)
+        changed = origin is not None and mine != seen  # even where this process believes that it stands there already
+        edit = _merging(base, seen, mine)
+        change = Change(chunk, edit, initial, barrier=barrier, always=changed, founding=founding)
         return [_Write(change, model, mine)]
 
     def _make(self, writes: list[_Write]) -> None:

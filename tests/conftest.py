@@ -66,6 +66,13 @@ def minio_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         yield server
 
 
+@pytest.fixture(scope="session")
+def faults_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The scripted fault server, without faults: strictly atomic, and there where MinIO is not."""
+    with started(servers.faults, request, tmp_path_factory) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["moto", "rclone", "minio"])
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     """Every S3 server, one after the other."""

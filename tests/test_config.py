@@ -95,7 +95,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         True,
         1_000_000,
     )
-    assert (settings.timeout_seconds, settings.durability, settings.conditional_writes) == (30, "barrier", "auto")
+    assert (settings.timeout_seconds, settings.durability, settings.conditional_writes) == (60, "barrier", "auto")
     assert settings.require is None
 
 

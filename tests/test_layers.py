@@ -18,7 +18,7 @@ ROOT = Path(chunkstore.__path__[0])
 FLOORS = [
     ["errors", "models"],
     [
-        *("process", "keys", "values", "codec", "clock"),
+        *("process", "keys", "values", "clock", "codec"),
         *(
             "backends.contract",
             "backends",
@@ -42,7 +42,7 @@ IMPORTS_ONLY = {
     "clock": {"process"},
     "process": set(),
     "values": {"errors"},
-    "codec": {"errors", "values"},
+    "codec": {"clock", "errors", "values"},
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},

@@ -167,3 +167,25 @@ def test_their_order_of_fields_stays_and_my_new_ones_follow() -> None:
         "b",
         "z",
     ]
+
+
+A, B, C, D = ({"attempt": name, "status": "CREATED"} for name in "abcd")
+
+
+def done(item: dict[str, str]) -> dict[str, str]:
+    return {**item, "status": "SUCCESS"}
+
+
+@pytest.mark.parametrize(
+    ("base", "mine", "theirs", "merged"),
+    [
+        pytest.param([B], [done(B)], [A, B], [A, done(B)], id="pushed back by another's"),
+        pytest.param([B], [done(B)], [A, done(B)], [A, done(B)], id="landed already"),
+        pytest.param([B], [done(B), D], [A, B, C], [A, done(B), C, D], id="and another appended"),
+        pytest.param([B, C], [done(B), done(C)], [A, B, C], [A, done(B), done(C)], id="two pushed back"),
+        pytest.param([B, C], [done(B), done(C)], [A, done(B), done(C)], [A, done(B), done(C)], id="two landed already"),
+        pytest.param([A, B], [A, done(B)], [done(A), C, B], [done(A), C, done(B)], id="the one before was changed"),
+    ],
+)
+def test_an_item_is_changed_where_it_stands_now(base: Any, mine: Any, theirs: Any, merged: Any) -> None:
+    assert merge_objects({"l": base}, {"l": mine}, {"l": theirs}) == {"l": merged}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import random
 import threading
@@ -16,7 +17,9 @@ from typing import Final
 from filelock import lock_descriptor, unlock_descriptor
 
 from chunkstore.errors import BackendUnavailableError, StorageFullError
-from chunkstore.process import ProcessLocal
+from chunkstore.process import NO_FORK, ProcessLocal
+
+log = logging.getLogger(__name__)
 
 STRIPES: Final = 64
 """How many lock files there are: enough that two keys seldom meet, few enough to leave lying about."""
@@ -62,25 +65,42 @@ class HostLocks:
         until = time.monotonic() + self._timeout
         stripe = _stripe_of(key)
         threads = self._stripes.get()[stripe]
-        if not threads.acquire(timeout=max(0.0, self._timeout)):
-            raise self._held_too_long(key)
+        turn: list[bool] = []
+        file: list[int] = []
         try:
-            file = self._locked(self._path(stripe), key, until)
-            try:
-                yield
-            finally:
-                _let_go(file)
+            # By map: no signal handler runs inside it. After a plain call Ctrl-C could come between the lock's being taken
+            # and our knowing it, and the lock would stay taken as long as this process lives.
+            turn.extend(map(threads.acquire, (True,), (max(0.0, self._timeout),)))
+            if not turn[0]:
+                raise self._held_too_long(key)
+            self._lock(self._path(stripe), key, until, file)
+            yield
         finally:
-            threads.release()
+            # Python looks for signals after a call and at the start of a function, so each step that must happen is the first call.
+            try:
+                try:
+                    _OPEN.pop(id(file), None)
+                    for one in file:
+                        # A child that an extension module forked meanwhile has a copy, and closing ours would not unlock it.
+                        unlock_descriptor(one)
+                finally:
+                    for one in file:
+                        os.close(one)
+            except OSError as error:
+                # What was done under the lock is done: an error here would hide what came of it, or undo its acknowledgement.
+                log.warning("a lock file in %s could not be closed: %s", self._folder, error)
+            finally:
+                if turn and turn[0]:
+                    threads.release()
 
     def _path(self, stripe: int) -> str:
         return f"{self._folder}{os.sep}{stripe:02d}.lock"
 
-    def _locked(self, path: str, key: str, until: float) -> int:
-        """The descriptor of the locked file."""
+    def _lock(self, path: str, key: str, until: float, file: list[int]) -> None:
+        """Puts the descriptor of the locked file into `file`."""
         pause = _FIRST_POLL
         try:
-            while (file := self._try(path)) is None:
+            while not self._try(path, file):
                 if time.monotonic() >= until:
                     raise self._held_too_long(key)
                 time.sleep(pause * random.uniform(0.5, 1.0))
@@ -92,32 +112,32 @@ class HostLocks:
             raise BackendUnavailableError(
                 f"{unusable}. Make it writable, or choose a folder on a local disk that is.", key=key
             ) from error
-        return file
 
-    def _try(self, path: str) -> int | None:
-        file = self._open(path)
-        try:
-            # A file that was unlinked between opening and locking guards no name: others lock its successor.
-            if lock_descriptor(file, blocking=False) and os.fstat(file).st_nlink:
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-        return None
+    def _try(self, path: str, file: list[int]) -> bool:
+        with NO_FORK:  # a child must not have a descriptor that it does not know of
+            _OPEN[id(file)] = file
+            self._open(path, file)
+        # A file that was unlinked between opening and locking guards no name: others lock its successor.
+        if lock_descriptor(file[0], blocking=False) and os.fstat(file[0]).st_nlink:
+            return True
+        _OPEN.pop(id(file), None)
+        os.close(file.pop())
+        return False
 
-    def _open(self, path: str) -> int:
+    def _open(self, path: str, file: list[int]) -> None:
         try:
             # Without O_CREAT first: in a sticky folder Linux refuses O_CREAT on another user's file.
-            return os.open(path, _OPENING)
+            file.extend(map(os.open, (path,), (_OPENING,)))
         except FileNotFoundError:
             with suppress(FileExistsError):  # if it is no folder, opening the file says so better
                 self.prepare()
-            return os.open(path, _OPENING | os.O_CREAT, 0o666)
+            file.extend(map(os.open, (path,), (_OPENING | os.O_CREAT,), (0o666,)))
 
     def prepare(self) -> None:
         """Makes all files at once: on a disk that is full later, a delete that makes room still needs its lock."""
         os.makedirs(self._folder, exist_ok=True)
+        if os.path.islink(self._folder):  # whoever made it would have us make files elsewhere
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self._folder)
         for stripe in range(STRIPES):
             os.close(os.open(self._path(stripe), _OPENING | os.O_CREAT, 0o666))
 
@@ -142,10 +162,17 @@ def _stripe_of(key: str) -> int:
     return hashlib.blake2b(key.encode(), digest_size=2).digest()[0] % STRIPES
 
 
-def _let_go(file: int) -> None:
-    # What was done under the lock is done: an error here would hide what came of it, or undo its acknowledgement.
-    with suppress(OSError):
-        # A child that was forked meanwhile has a copy of the descriptor, and closing ours would not unlock it.
-        unlock_descriptor(file)
-    with suppress(OSError):
-        os.close(file)
+_OPEN: Final[dict[int, list[int]]] = {}
+"""The lock files that are open in this process, by the identity of the list that the holder looks into."""
+
+
+def _close_inherited() -> None:
+    """In a forked child: its copies would keep a lock that its parent holds, when the parent is killed."""
+    while _OPEN:
+        _, file = _OPEN.popitem()
+        while file:  # emptied: a child that was forked by the holder itself lets go of nothing
+            os.close(file.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)

@@ -12,6 +12,7 @@ import itertools
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,9 @@ _READ: Final = sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_CLOEXEC", "O
 _STAGE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NAMELESS: Final = os.O_WRONLY | getattr(os, "O_TMPFILE", 0) | getattr(os, "O_CLOEXEC", 0)
 
+MAX_OBJECT_BYTES: Final = 1 << 30
+"""A larger file is nothing that was put here; reading it would take all memory."""
+
 _STAGING: Final = ".t-"
 _FOUNDINGS: Final = 100
 _CAN_STAMP: Final = os.utime in os.supports_fd
@@ -44,8 +48,13 @@ _ADVICE: Final = {
     errno.EPERM: (False, "not permitted; make the folder readable and writable for this user"),
     errno.EROFS: (False, "the file system is read-only; choose another folder or remount it writable"),
     errno.ENOTDIR: (False, "a part of the path is a file, not a folder; choose another folder"),
-    errno.EISDIR: (False, "a folder stands where a chunk should be; move it away"),
-    errno.ELOOP: (False, "a symbolic link stands where a chunk should be; links are not followed, move it away"),
+    errno.EISDIR: (False, "a folder, pipe or device stands where a chunk should be; move it away"),
+    errno.ENXIO: (False, "a socket or pipe stands where a chunk should be; move it away"),
+    errno.EFBIG: (False, "the file is larger than any chunk; move it away"),
+    errno.ELOOP: (
+        False,
+        "a symbolic link stands where a run or a chunk should be; links are not followed, move it away",
+    ),
     errno.EMFILE: (True, "too many open files; raise the limit (ulimit -n) or use fewer threads"),
     errno.ENFILE: (True, "too many open files on this host"),
 }
@@ -59,12 +68,15 @@ class LocalBackend:
 
     concurrency = 1
 
-    def __init__(self, root: str | os.PathLike[str], *, durability: Durability = "barrier") -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, durability: Durability = "barrier", deadline: float = 15.0
+    ) -> None:
         self.root = os.path.abspath(root)
         self.durability = durability
         self._token = secrets.token_hex(4)  # with the process id: no two writers share a staging file, on any host
         self._numbers = itertools.count()
-        self._locks = HostLocks(Path(self.root, ".locks"))
+        self.deadline = deadline
+        self._locks = HostLocks(Path(self.root, ".locks"), timeout=deadline)
         self._syncs = Syncs(self.root, durability, f"{self.root}/.locks/barrier")
 
     @property
@@ -85,18 +97,24 @@ class LocalBackend:
     def __repr__(self) -> str:
         return f"LocalBackend({self.root!r}, durability={self.durability!r})"
 
-    def __reduce__(self) -> tuple[Callable[..., LocalBackend], tuple[str, Durability]]:
-        return _unpickled, (self.root, self.durability)
+    def __reduce__(self) -> tuple[Callable[..., LocalBackend], tuple[str, Durability, float]]:
+        return _unpickled, (self.root, self.durability, self.deadline)
 
     def get(self, key: str) -> Blob:
         try:
+            _refuse_linked_folder(self._path(key))
             return self._read(key)
         except OSError as error:
             raise self._translated(key, error) from error
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Blob]]:
+        trusted = ""
         for key in keys:
+            folder = _folder_of(key)
             try:
+                if folder != trusted:  # of ten thousand chunks of a run the first is enough
+                    _refuse_linked_folder(self._path(key))
+                    trusted = folder
                 blob = self._read(key)
             except FileNotFoundError:
                 continue
@@ -106,6 +124,7 @@ class LocalBackend:
 
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
         try:
+            _refuse_linked_folder(self._path(key))
             last_barrier = self._syncs.last_barrier()
             version = self._named(key, data, condition)
         except FileExistsError as error:
@@ -144,6 +163,7 @@ class LocalBackend:
     def delete(self, key: str) -> None:
         path = self._path(key)
         try:
+            _refuse_linked_folder(path)
             with self._locks.holding(key):
                 os.unlink(path)
                 with suppress(OSError):  # other objects are still in it
@@ -157,6 +177,7 @@ class LocalBackend:
         folder, _, start = prefix.rpartition("/")
         found = []
         try:
+            _refuse_linked_folder(self._path(prefix))
             with os.scandir(self._path(folder)) as entries:
                 for entry in entries:
                     name = entry.name
@@ -196,9 +217,14 @@ class LocalBackend:
         return f"{self.root}/{key}"
 
     def _read(self, key: str) -> Blob:
-        fd = os.open(self._path(key), _READ)
+        path = self._path(key)
+        fd = os.open(path, _READ)
         try:
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            if status.st_size > MAX_OBJECT_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
             data = _read_all(fd, status.st_size)
         finally:
             os.close(fd)
@@ -232,7 +258,7 @@ class LocalBackend:
             # Where nothing is, a delete removed it between the two looks of makedirs.
             if os.path.lexists(folder) and not _is_folder(folder):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
-        if not os.path.lexists(self._locks.folder):
+        if not os.path.isdir(self._locks.folder) or os.path.islink(self._locks.folder):
             self._locks.prepare()
         self._syncs.anchor()
 
@@ -252,7 +278,7 @@ class LocalBackend:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 return None
-            if error.errno == errno.EPERM and not os.path.lexists(_folder_of(path)):
+            if error.errno == errno.EPERM and _vanishes(_folder_of(path)):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
             raise
         try:
@@ -335,12 +361,32 @@ class LocalBackend:
         return kind(message, key=key, transient=transient)
 
 
-def _unpickled(root: str, durability: Durability) -> LocalBackend:
-    return LocalBackend(root, durability=durability)
+def _unpickled(root: str, durability: Durability, deadline: float) -> LocalBackend:
+    return LocalBackend(root, durability=durability, deadline=deadline)
+
+
+def _refuse_linked_folder(path: str) -> None:
+    """A link in a run's place would lead readers, writers and deletes out of the root; `folders` does not show it either."""
+    folder = _folder_of(path)
+    try:
+        linked = stat.S_ISLNK(os.lstat(folder).st_mode)
+    except FileNotFoundError:
+        return
+    if linked:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder)
 
 
 def _folder_of(path: str) -> str:
     return path.rpartition("/")[0]  # of the key, whose parts are always parted by a slash
+
+
+def _vanishes(folder: str) -> bool:
+    """Whether a folder is gone, or will be in a moment: of one that is being removed Linux says EPERM, and still shows it."""
+    for pause in (0.0, 0.001, 0.01):
+        time.sleep(pause)
+        if not os.path.lexists(folder):
+            return True
+    return False
 
 
 def _is_folder(path: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -31,7 +32,7 @@ from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
 from chunkstore.backends.probe import Root, Verdict, probe, recall, remember
-from chunkstore.backends.s3faults import Fault, answer_of, fault_of
+from chunkstore.backends.s3faults import Fault, StrangeReplyError, answer_of, fault_of
 from chunkstore.errors import (
     BackendUnavailableError,
     ChunkStoreError,
@@ -42,7 +43,7 @@ from chunkstore.errors import (
     StorageFullError,
     WriteStateUnknownError,
 )
-from chunkstore.process import ProcessLocal
+from chunkstore.process import NO_FORK, ProcessLocal
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
@@ -69,8 +70,8 @@ class S3Settings:
 
     bucket: str
     prefix: str = ""
-    endpoint_url: str = ""
-    key: str = ""
+    endpoint_url: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
     region: str = ""
@@ -89,6 +90,8 @@ class S3Settings:
             raise InvalidInputError(f"bucket must be the name of one bucket, not {self.bucket!r}")
         if self.endpoint_url and urlsplit(self.endpoint_url).scheme not in {"http", "https"}:
             raise InvalidInputError(f"endpoint_url must begin with http:// or https://: {masked(self.endpoint_url)!r}")
+        if "@" in urlsplit(self.endpoint_url).netloc:
+            raise InvalidInputError("endpoint_url holds credentials, which everybody would see: use key and secret")
         if bool(self.key) != bool(self.secret):
             raise InvalidInputError("key and secret come together: give both, or neither")
         if self.deadline <= 0 or self.max_connections < 1:
@@ -267,7 +270,15 @@ class S3Backend:
         with self._asking.get():
             if (known := recall(self.settings.root)) is not None:
                 return known
-            verdict = probe(self._server)
+            try:
+                verdict = probe(self._server)
+            except WriteStateUnknownError as error:
+                # Unknown is what became of the probe's object. What the caller wanted to write was never sent.
+                raise BackendUnavailableError(
+                    f"{self.place} could not be asked whether it honours conditional writes: {error}",
+                    transient=True,
+                    key=error.key,
+                ) from error
             if remember(self.settings.root, verdict) and verdict != "cas":
                 log.warning(
                     "%s does not honour conditional writes (%s): writers are kept apart by locks in %s, on this host only. "
@@ -314,7 +325,9 @@ class _Server:
             answer = await self._call("get_object", Key=self.under + key)
             async with answer["Body"] as body:
                 data = await body.read()
-            return Blob(data, _version_of(answer))
+            if not (version := _version_of(answer)):
+                raise StrangeReplyError(f"an object without a version, of {len(data)} bytes")
+            return Blob(data, version)
 
         return await self._insist(_Request("read", key), once)
 
@@ -326,8 +339,21 @@ class _Server:
             answer = await self._call("put_object", Key=self.under + key, Body=_body(data), **headers[condition.kind])
             return _version_of(answer)
 
-        version = await self._insist(request, once)
-        return version or await self._version(key)
+        return await self._insist(request, once) or await self._found(key, data)
+
+    async def _found(self, key: str, data: bytes) -> str:
+        """The version of what was written, where the reply named none: a gateway may have said 200 and done nothing."""
+        with contextlib.suppress(ObjectNotFoundError):
+            found = await self._get(key)
+            # Anything else is another writer's, whose version must not pass for ours: the next update would undo theirs.
+            if found.data == data:
+                return found.version
+        raise WriteStateUnknownError(
+            f"{self._settings.place} said that {key!r} was written, named no version, and holds something else. "
+            "It may have been written: read it to know.",
+            transient=True,
+            key=key,
+        )
 
     async def _version(self, key: str) -> str:
         async def once() -> str:
@@ -359,7 +385,11 @@ class _Server:
 
     async def _page(self, prefix: str, query: dict[str, str]) -> Answer:
         async def once() -> Answer:
-            return await self._call("list_objects_v2", **query)
+            answer = await self._call("list_objects_v2", **query)
+            # A gateway's page, or an empty reply, is parsed to an empty listing: a run would seem to be gone.
+            if "IsTruncated" not in answer:
+                raise StrangeReplyError("no listing")
+            return answer
 
         try:
             return await self._insist(_Request("list", prefix), once)
@@ -434,6 +464,7 @@ class _Server:
         log.debug("%s %r in %s", request.verb, request.key, self._settings.place)
         tries = 0
         last: Exception | None = None
+        end = asyncio.get_running_loop().time() + self._settings.deadline
         try:
             async with asyncio.timeout(self._settings.deadline):
                 while True:
@@ -447,7 +478,11 @@ class _Server:
                         last = error
                         if tries > len(PAUSES) or not _may_repeat(request, fault):
                             raise self._failed(request, fault, error, tries) from error
-                    await asyncio.sleep(PAUSES[tries - 1] * random.uniform(0.5, 1.5))
+                        pause = PAUSES[tries - 1] * random.uniform(0.5, 1.5)
+                        # Waiting for the deadline would hide what failed behind "no answer in time".
+                        if asyncio.get_running_loop().time() + pause >= end:
+                            raise self._failed(request, fault, error, tries) from error
+                    await asyncio.sleep(pause)
         except TimeoutError as error:
             raise self._failed(request, s3faults.LATE, last or error, tries) from (last or error)
 
@@ -505,7 +540,9 @@ class _Session:
 
     def __init__(self, settings: S3Settings) -> None:
         # Here, in the caller's thread: the import takes longer than many requests and would hold up the loop.
-        import s3fs
+        # A child that was forked during it would wait for ever for the import lock that it inherits.
+        with NO_FORK:
+            import s3fs
 
         self._file_system = s3fs.S3FileSystem
         self._settings = settings
@@ -595,7 +632,11 @@ async def _close(open_now: list[S3FileSystem]) -> None:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    loop: asyncio.AbstractEventLoop = fsspec.asyn.get_loop()
+    loop: asyncio.AbstractEventLoop | None = fsspec.asyn.loop[0]
+    if loop is None:
+        # fsspec makes it under a lock, which a child that was forked meanwhile would find taken for ever.
+        with NO_FORK:
+            loop = fsspec.asyn.get_loop()
     if _running_loop() is loop:
         raise NotSupportedError(
             "chunkstore was called on fsspec's own I/O loop, which would wait for itself: use a thread"

@@ -7,9 +7,16 @@ Types go by name, so that nothing here imports s3fs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+_CREDENTIALS: Final = re.compile(r"//[^/\s\"']*@")
+
+
+class StrangeReplyError(Exception):
+    """A reply of success that no S3 server gives: a gateway's page, or nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ TYPES: Final[Mapping[str, Fault | None]] = {
         ),
         BROKEN: (
             "HTTPClientError ConnectionError IncompleteReadError ChecksumError FlexibleChecksumError"
-            " ResponseParserError ClientPayloadError ClientConnectionError ClientResponseError TimeoutError OSError"
+            " StrangeReplyError ResponseParserError ClientPayloadError ClientConnectionError ClientResponseError TimeoutError OSError"
         ),
         REJECTED: "BotoCoreError ClientError",
     }.items()
@@ -175,7 +182,8 @@ def answer_of(error: BaseException) -> str:
         if (response := response_of(link)) is not None:
             code, status = _code_of(response), _status_of(response)
             return f"{status} {code}" if code != str(status) else code
-    return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
+    said = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
+    return _CREDENTIALS.sub("//***@", said)[:300]  # botocore shows the endpoint as it was given
 
 
 def response_of(error: BaseException) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, TypeAdapter,
 from pydantic_core import to_jsonable_python
 from runnable import datastore, defaults, exceptions
 
-from chunkstore.config import Settings, checked_settings, has_scheme, open_store
+from chunkstore.config import Settings, check_shown, checked_settings, has_scheme, open_store
 from chunkstore.errors import (
     BranchLogNotFoundError,
     InvalidInputError,
@@ -91,15 +91,16 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
             raise InvalidInputError(
                 "run-log-store of type chunkstore needs a url: a folder such as 'runs/', or 's3://bucket/prefix'"
             )
+        check_shown(str(config["url"]).strip())
         own = datastore.BaseRunLogStore.model_fields.keys() | {"url"}
         checked_settings({name: value for name, value in config.items() if name not in own})
         try:
             super().__init__(**config)
         except ValidationError as error:
             wrong = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False))
-            raise InvalidInputError(
-                f"run-log-store of type chunkstore: {wrong}"
-            ) from None  # the cause would show the values
+        else:
+            return
+        raise InvalidInputError(f"run-log-store of type chunkstore: {wrong}")  # its context would hold the values
 
     def model_post_init(self, _: Any, /) -> None:
         # Tasks may change the folder that a process works in; the runs stay where they were begun.

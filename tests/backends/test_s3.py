@@ -781,9 +781,10 @@ def test_no_secret_is_shown(make: Callable[..., S3Backend]) -> None:
     assert "the-token" not in shown
 
 
-def test_a_password_in_the_endpoint_is_masked() -> None:
-    s3 = S3Backend(bucket="b", endpoint_url="http://user:hidden@127.0.0.1:9/")
-    assert s3.place == "s3://b at http://***@127.0.0.1:9/"
+def test_a_password_in_the_endpoint_is_refused_and_not_shown() -> None:
+    with pytest.raises(InvalidInputError, match="use key and secret") as refused:
+        S3Backend(bucket="b", endpoint_url="http://user:hidden@127.0.0.1:9/")
+    assert "hidden" not in str(refused.value)
 
 
 def test_locks_are_in_the_users_cache_one_folder_for_each_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

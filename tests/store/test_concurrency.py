@@ -18,7 +18,8 @@ from chunkstore.testing import CountingBackend, SlowBackend
 from places import again, at_once, in_bucket, meanwhile, memory, place, sized
 
 WRITERS = 8
-PLACES = ["memory", "local", "moto", "minio"]
+# Not moto: its own check and its write are two steps, and under load a plain client too sees two winners.
+PLACES = ["memory", "local", "faults", "minio"]
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def call_by_name(store: ChunkedRunLogStore, name: str, me: int, count: int) -> N
 
 
 class TestReaderBesideWriters:
-    @pytest.mark.parametrize("store", ["local", "moto", "minio"], indirect=True)
+    @pytest.mark.parametrize("store", ["local", "faults", "minio"], indirect=True)
     @pytest.mark.parametrize("knowing", [True, False], ids=["one store", "a new store each time"])
     def test_it_sees_whole_chunks_no_orphans_and_one_order(self, store: ChunkedRunLogStore, knowing: bool) -> None:
         count = sized(60)

@@ -251,7 +251,7 @@ class TestDeadline:
             ConflictError, match=r"gave up writing r/run.json to .* after \d+ tries in .* repeat the call"
         ):
             store.set_run_config("r", {"mine": 1})
-        assert deadline <= clock.time < deadline + 0.5
+        assert deadline / 2 <= clock.time < deadline / 2 + 0.5  # the last try begins in the first half
         assert 5 < len(clock.slept) < 20 * deadline + 20  # pauses grow, and are bounded
         assert max(clock.slept) <= 0.5
 
@@ -261,7 +261,7 @@ class TestDeadline:
         store = ChunkedRunLogStore(Never(inner, failure), timing=clock.timing())
         with pytest.raises(BackendUnavailableError, match="the server is busy"):
             store.set_run_config("r", {"mine": 1})
-        assert 30.0 <= clock.time < 30.5
+        assert 15.0 <= clock.time < 15.5
 
     def test_a_failure_that_will_not_pass_is_raised_at_once(self, inner: Backend) -> None:
         clock = Clock()
