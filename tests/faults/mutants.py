@@ -1,0 +1,383 @@
+"""Takes one safeguard at a time out of a copy of the package and runs the tests that should notice: `tox -e mutants`.
+
+A safeguard that no test misses is either not needed or not tested. Arguments name the mutants to try; none means all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import chunkstore
+
+PACKAGE: Final = Path(chunkstore.__path__[0])
+TESTS: Final = Path(__file__).resolve().parent.parent
+AT_ONCE: Final = 2
+DEADLINE: Final = 600.0
+TESTS_FAILED: Final = 1
+"""pytest's exit status for it; any other one says that something else went wrong."""
+
+
+class Mutant(NamedTuple):
+    """A safeguard, the code that is it, what stands there without it, and the tests that should fail then."""
+
+    name: str
+    file: str
+    code: str
+    without: str
+    tests: str
+
+
+LOCAL: Final = "backends/local.py"
+SYNCS: Final = "backends/localsync.py"
+LOCKS: Final = "backends/hostlock.py"
+S3: Final = "backends/s3.py"
+CHUNKS: Final = "chunks.py"
+
+MUTANTS: Final = (
+    Mutant(
+        "a replaced object is written beside and renamed",
+        LOCAL,
+        "                os.replace(staging, path)\n",
+        "                with open(path, 'r+b') as there, open(staging, 'rb') as new:\n"
+        "                    there.truncate()\n"
+        "                    there.write(new.read())\n"
+        "                os.unlink(staging)\n",
+        "backends/test_local.py store/test_concurrency.py store/test_kill.py faults/test_kill_points.py",
+    ),
+    Mutant(
+        "a new object gets its name by link, which one writer can",
+        LOCAL,
+        '            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)\n',
+        "            if os.path.exists(path):\n"
+        "                raise FileExistsError(path)\n"
+        "            with open(path, 'wb') as there:\n"
+        "                there.write(data)\n"
+        "            return self._read(path.removeprefix(self.root + '/')).version\n",
+        "backends/test_local.py faults/test_create_races.py",
+    ),
+    Mutant(
+        "power: each file is synced",
+        SYNCS,
+        "        if self.each_write or (over",
+        "        if (over",
+        "faults/test_power_cuts.py",
+    ),
+    Mutant(
+        "power: the folder of each object is synced",
+        SYNCS,
+        "            sync_folder(folder)\n        elif barrier",
+        "            pass\n        elif barrier",
+        "faults/test_power_cuts.py faults/test_failing_syscalls.py",
+    ),
+    Mutant(
+        "barrier: everything is synced at once",
+        SYNCS,
+        "            if syncfs(fd) != 0:\n",
+        "            if False:\n",
+        "faults/test_power_cuts.py",
+    ),
+    Mutant(
+        "barrier: what is written over a promised chunk is synced first",
+        SYNCS,
+        "        return barrier < 0 or self._since_barrier.get(key) != (version, barrier)\n",
+        "        return False\n",
+        "faults/test_power_cuts.py",
+    ),
+    Mutant(
+        "an update on disk holds the lock while it compares and renames",
+        LOCAL,
+        "            with self._locks.holding(key):\n                if condition",
+        "            with suppress():\n                if condition",
+        "backends/test_local.py",
+    ),
+    Mutant(
+        "an update on disk compares the version",
+        LOCAL,
+        "        if current != version:\n            raise ConflictError",
+        "        if False:\n            raise ConflictError",
+        "backends/test_local.py",
+    ),
+    Mutant(
+        "an object written within one tick of the clock has a version of its own",
+        LOCAL,
+        "            os.utime(fd, ns=(now, now))\n",
+        "            pass\n",
+        "backends/test_local.py store/test_concurrency.py",
+    ),
+    Mutant(
+        "only a run's first object makes its folder",
+        LOCAL,
+        '        if condition.kind == "absent":\n            return self._create',
+        '        if condition.kind == "absent":\n            self._make_folder_of(key)\n            return self._create',
+        "backends/test_local.py store/test_delete.py",
+    ),
+    Mutant(
+        "a staging file goes when its write fails",
+        LOCAL,
+        "            _remove(staging)\n            raise\n        return version\n\n    def _expect",
+        "            raise\n        return version\n\n    def _expect",
+        "backends/test_local.py faults/test_failing_syscalls.py",
+    ),
+    Mutant(
+        "a run's folder that is a link is refused",
+        LOCAL,
+        "    if linked:\n        raise",
+        "    if False:\n        raise",
+        "faults/test_foreign_things.py",
+    ),
+    Mutant(
+        "a lock is let go",
+        LOCKS,
+        "                        unlock_descriptor(one)\n",
+        "                        pass\n",
+        "backends/test_hostlock.py faults/test_forks.py",
+    ),
+    Mutant(
+        "the file of a lock that was unlinked meanwhile locks nobody out",
+        LOCKS,
+        "if lock_descriptor(file[0], blocking=False) and os.fstat(file[0]).st_nlink:",
+        "if lock_descriptor(file[0], blocking=False):",
+        "backends/test_hostlock.py faults/test_locks.py",
+    ),
+    Mutant(
+        "a forked child does not keep its parent's lock",
+        LOCKS,
+        "os.register_at_fork(after_in_child=_close_inherited)",
+        "_close_inherited()",
+        "faults/test_forks.py",
+    ),
+    Mutant(
+        "S3: If-None-Match",
+        S3,
+        '{"IfNoneMatch": "*"}',
+        "{}",
+        "backends/test_s3.py -k moto",
+    ),
+    Mutant(
+        "S3: If-Match",
+        S3,
+        '{"IfMatch": f\'"{condition.version}"\'}',
+        "{}",
+        "backends/test_s3.py -k moto",
+    ),
+    Mutant(
+        "S3: a server that ignores conditions is found by a probe",
+        S3,
+        '        if verdict == "cas":\n            return True\n',
+        "        return True\n",
+        "backends/test_s3.py -k rclone",
+    ),
+    Mutant(
+        "S3: a reply that is no listing is no empty listing",
+        S3,
+        '            if "IsTruncated" not in answer:\n',
+        "            if False:\n",
+        "faults/test_network.py -k listing",
+    ),
+    Mutant(
+        "S3: a write that was acknowledged without a version is read",
+        S3,
+        "            if found.data == data:\n",
+        "            if True:\n",
+        "faults/test_network.py -k version",
+    ),
+    Mutant(
+        "the last try begins in the first half of the deadline",
+        CHUNKS,
+        "now + self._timing.deadline / 2",
+        "now + self._timing.deadline * 9",
+        "faults/test_deadlines.py",
+    ),
+    Mutant(
+        "after a reply that was lost the object is read",
+        CHUNKS,
+        "                current = self._read_back(key, failure)\n",
+        "                raise failure from None\n",
+        "store/test_lost_replies.py",
+    ),
+    Mutant(
+        "the object tells which session wrote it last",
+        CHUNKS,
+        "if current is not None and current.chunk.envelope.writers.get(session.name, 0) >= number:",
+        "if current is not None and False:",
+        "store/test_lost_replies.py",
+    ),
+    Mutant(
+        "the object tells of all its writers, not of the last alone",
+        CHUNKS,
+        "    writers = {name: last for name, last in envelope.writers.items() if name != session}\n",
+        "    writers: dict[str, int] = {}\n",
+        "store/test_lost_replies.py",
+    ),
+    Mutant(
+        "writes that are under way at once belong to different sessions",
+        CHUNKS,
+        "            session = idle.pop()  # nobody else writes with it until it is put back\n",
+        "            session = idle[-1]\n",
+        "test_chunks.py",
+    ),
+    Mutant(
+        "sessions end with a fork",
+        CHUNKS,
+        "ProcessLocal[list[_Session]] = ProcessLocal(list)",
+        "ProcessLocal[list[_Session]] = type('Shared', (), {'get': lambda self, kept=[]: kept})()",
+        "store/test_fork.py -k session",
+    ),
+    Mutant(
+        "an object holds the chunk that its key says",
+        CHUNKS,
+        "        self._check_name(key, chunk.envelope)\n",
+        "",
+        "store/test_damage.py",
+    ),
+    Mutant(
+        "what a deleted run left is not adopted",
+        CHUNKS,
+        "        return not founded or (self.known.founding(envelope.run) or founded) == founded\n",
+        "        return True\n",
+        "store/test_delete.py",
+    ),
+    Mutant(
+        "what one thread reads late does not pass for what another wrote since",
+        "known.py",
+        "            if self._chunks.get(stored.key) is before:\n",
+        "            if True:\n",
+        "test_known.py",
+    ),
+    Mutant(
+        "the clock is later than all that was read",
+        CHUNKS,
+        "        self._clock.saw(chunk.envelope.created_at)\n",
+        "",
+        "test_chunks.py store/test_api.py faults/test_order.py",
+    ),
+    Mutant(
+        "what another writer changed meanwhile is merged in",
+        "writing.py",
+        "        return values.encode(merge_objects(before, values.decode(mine), values.decode(theirs)))\n",
+        "        return mine\n",
+        "store/test_concurrency.py -k local",
+    ),
+    Mutant(
+        "an item of a list is changed where it stands now",
+        "merge.py",
+        "        places[number] = next(found, number)\n",
+        "        places[number] = number\n",
+        "test_merge.py",
+    ),
+    Mutant(
+        "what a failed try read does not pass for what the caller saw",
+        "writing.py",
+        "            self._origins.note(model, Origin(key, UNSEEN))\n",
+        "            pass\n",
+        "faults/test_network.py",
+    ),
+    Mutant(
+        "a change is sent although this process believes that it stands there already",
+        "writing.py",
+        "barrier=barrier, always=changed, founding=founding",
+        "barrier=barrier, founding=founding",
+        "faults/test_whole_api.py -k written_again",
+    ),
+    Mutant(
+        "what did not change since it was read is not written",
+        "writing.py",
+        "            if mine != before and (",
+        "            if True or (",
+        "store/test_requests.py -k memory",
+    ),
+    Mutant(
+        "the digest is checked",
+        "codec.py",
+        " or data[len(_PREFIX) : _DIGEST_END] != digest:",
+        ":",
+        "test_codec.py",
+    ),
+    Mutant(
+        "no more is unpacked than was announced",
+        "codec.py",
+        "unpacker.decompress(packed, size + 1)",
+        "unpacker.decompress(packed)",
+        "test_codec.py",
+    ),
+    Mutant(
+        "a parent that a listing did not show is asked for by name",
+        "reading.py",
+        "        late = self._complete(run_id, parts, damaged)\n",
+        "        late: list[Stored] = []\n",
+        "store faults/test_readers_meanwhile.py",
+    ),
+    Mutant(
+        "what is inherited by a fork is never used",
+        "process.py",
+        "        process = os.getpid()\n",
+        "        process = 0\n",
+        "test_process.py",
+    ),
+    Mutant(
+        "a run id is escaped",
+        "keys.py",
+        "    folder = _escape_ends(_escape_all(run_id))\n",
+        "    folder = run_id\n",
+        "test_keys.py",
+    ),
+)
+
+
+def mutate(package: Path, mutant: Mutant) -> None:
+    """Take the safeguard out of this copy of the package."""
+    file = package / mutant.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(mutant.code) == 1, f"{mutant.file} has {text.count(mutant.code)} times:\n{mutant.code}"
+    file.write_text(text.replace(mutant.code, mutant.without), encoding="utf-8")
+
+
+def is_killed(mutant: Mutant, folder: Path) -> tuple[bool, str]:
+    """Whether a test fails without the safeguard, and the tests' last words."""
+    shutil.copytree(PACKAGE, folder / "chunkstore", ignore=shutil.ignore_patterns("__pycache__"))
+    mutate(folder / "chunkstore", mutant)
+    paths, *options = mutant.tests.split(" -k ")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--durations=0"]
+    command += [str(TESTS / path) for path in paths.split()] + [word for option in options for word in ("-k", option)]
+    command += ["--rootdir", str(TESTS.parent), "--basetemp", str(folder / "pytest")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOX_", "COVERAGE_"))}
+    environment |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("CHUNKSTORE_TEST_REPORT", None)
+    done = subprocess.run(
+        command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    failures = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    words = failures or done.stdout.splitlines()[-1:] or done.stderr.splitlines()[-1:]
+    return done.returncode == TESTS_FAILED, " ".join(words)[:200]
+
+
+def report_on(mutant: Mutant) -> bool:
+    """Try one, and say what came of it."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        killed, words = is_killed(mutant, Path(folder))
+    verdict = "dies" if killed else "LIVES"
+    print(f"{verdict:5} {time.monotonic() - start:4.0f} s  without: {mutant.name}\n              {words}", flush=True)  # noqa: T201
+    return killed
+
+
+def main(wanted: Sequence[str]) -> int:
+    """Try all whose name contains one of the words; 1 if one of them lives."""
+    chosen = [mutant for mutant in MUTANTS if not wanted or any(word in mutant.name for word in wanted)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        killed = list(threads.map(report_on, chosen))
+    print(f"{sum(killed)} of {len(killed)} mutants die")  # noqa: T201
+    return 0 if all(killed) and killed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
