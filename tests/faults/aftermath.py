@@ -12,12 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from tracing import Outcome, Stage, SystemCall, points
-from writing_program import SCENARIOS, Scenario, chunks, opened, prepared
-
 from chunkstore import AlreadyExistsError, ChunkedRunLogStore, FormatError, RunLogNotFoundError
 from chunkstore.values import Content
 from places import SCALE
+from tracing import Outcome, Stage, SystemCall, points
+from writing_program import SCENARIOS, Scenario, chunks, opened, prepared
 
 T = TypeVar("T")
 Chunks = Mapping[str, Content]

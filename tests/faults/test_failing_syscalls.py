@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from aftermath import (
     Plan,
     half_written,
@@ -18,12 +19,11 @@ from aftermath import (
     readable,
     sample,
 )
-from tracing import Injection, Outcome, Stage, SystemCall, differing, promises_broken, stage, was_hit
-from writing_program import SCENARIOS, opened, staging
-
 from chunkstore.codec import decode
 from chunkstore.values import Content
 from rigs import Tally
+from tracing import Injection, Outcome, Stage, SystemCall, differing, promises_broken, stage, was_hit
+from writing_program import SCENARIOS, opened, staging
 
 FEW = 4
 ERRORS = ("EIO", "ENOSPC", "EACCES", "EMFILE", "ENOMEM", "EINTR")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loop_disk import loop_disk
 
 from chunkstore import (
     BackendUnavailableError,
@@ -24,6 +23,7 @@ from chunkstore import (
     StepLog,
 )
 from chunkstore.backends.local import LocalBackend
+from loop_disk import loop_disk
 from places import again, between
 from rigs import Tally, mounted
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+
 from aftermath import (
     Plan,
     half_written,
@@ -17,10 +18,9 @@ from aftermath import (
     repeat,
     sample,
 )
+from rigs import Tally
 from tracing import Injection, Stage, SystemCall, differing, stage, was_hit
 from writing_program import SCENARIOS, opened
-
-from rigs import Tally
 
 FEW = 4
 KILL = "signal=KILL"

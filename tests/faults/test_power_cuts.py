@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from loop_disk import ForgetfulDisk, LoopDisk, Luck, loop_disk
 
 from chunkstore import BranchLog, ChunkedRunLogStore, JobLog, RunLog, RunLogNotFoundError, StepLog
 from chunkstore.backends import localsync
 from chunkstore.backends.local import LocalBackend
+from loop_disk import ForgetfulDisk, LoopDisk, Luck, loop_disk
 from places import HANGS, between
 from rigs import Tally
 

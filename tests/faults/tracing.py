@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import writing_program
-from writing_program import DURABILITIES, GATE, Scenario
 
 import chunkstore
+import writing_program
+from writing_program import DURABILITIES, GATE, Scenario
 
 _CALL: Final = re.compile(r"^(\w+)\((.*?)(?:\) += (.*)| <unfinished \.\.\.>)?$")
 _PATH: Final = re.compile(r'"((?:[^"\\]|\\.)*)"|<([^<>]*)>')
