@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,18 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"tox tests the built wheel, but chunkstore was imported from {package_folder()}")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that shared out the tests which servers took part here."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["servers"] = sorted(session.config.stash[used_servers])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take note of what a process has to tell that tests were shared out to."""
+    node.config.stash[used_servers].update(getattr(node, "workeroutput", {}).get("servers", ()))
+
+
 def pytest_report_header() -> str:
     """Say which chunkstore is tested."""
     return f"chunkstore: {package_folder()}"
@@ -32,7 +45,7 @@ def pytest_report_header() -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Append to the file that `CHUNKSTORE_TEST_REPORT` names: what happened, and which servers took part."""
     report = os.environ.get("CHUNKSTORE_TEST_REPORT")
-    if not report:
+    if not report or hasattr(config, "workerinput"):  # the process that shares out the tests tells of all
         return
     outcomes = [len(terminalreporter.getreports(name)) for name in ("passed", "failed", "error", "skipped")]
     line = [os.environ.get("TOX_ENV_NAME", "pytest"), *map(str, outcomes), *sorted(config.stash[used_servers])]

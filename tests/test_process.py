@@ -89,3 +89,11 @@ def test_it_pickles_as_its_maker() -> None:
     local = ProcessLocal(dict)
     local.get()["secret"] = 1
     assert pickle.loads(pickle.dumps(local)).get() == {}
+
+
+def test_a_child_of_a_fork_that_ran_no_hook_makes_its_own_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an extension module forks: then the process's number alone tells."""
+    local = ProcessLocal(object)
+    ours = local.get()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert local.get() is not ours

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkstore.backends import hostlock
 from chunkstore.backends.hostlock import STRIPES, HostLocks, _stripe_of
 from chunkstore.errors import BackendUnavailableError
 
@@ -126,6 +127,24 @@ def test_the_folder_is_made_when_it_is_needed_and_again_when_somebody_removed_it
         with locks.holding(KEY):
             assert len(list(folder.iterdir())) == STRIPES
         shutil.rmtree(folder)
+
+
+def test_a_lock_file_that_is_removed_between_opening_and_locking_is_not_the_lock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock, removed = hostlock.lock_descriptor, []
+
+    def remove_and_lock(file: int, *, blocking: bool) -> bool:
+        if not removed:
+            removed.append(Path(f"/proc/self/fd/{file}").readlink())
+            removed[0].unlink()
+        return lock(file, blocking=blocking)
+
+    monkeypatch.setattr(hostlock, "lock_descriptor", remove_and_lock)
+    with HostLocks(tmp_path).holding(KEY):
+        assert removed[0].exists()  # the one that everybody else will find
+        with pytest.raises(BackendUnavailableError), HostLocks(tmp_path, timeout=0).holding(KEY):
+            pytest.fail("two were let in")
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path) -> None:
