@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -55,6 +55,9 @@ class Parts:
     branches: dict[str, Branch] = field(default_factory=dict)
     parameters: list[tuple[str, str, object]] = field(default_factory=list)
     """(scope, name, value); the scope is empty for the run's own."""
+    damaged_steps: set[str] = field(default_factory=set)
+    """The internal names of those that are stored and cannot be read: children are theirs, and not of what is further out."""
+    damaged_branches: set[str] = field(default_factory=set)
 
 
 def missing_parents(parts: Parts) -> tuple[set[str], set[str]]:
@@ -91,18 +94,30 @@ def assemble(run: Run, parts: Parts, placeholders: Placeholders) -> list[str]:
     return made
 
 
+def possible_parents(parts: Parts) -> set[str]:
+    """Every internal name that a parent of one of the parts can have."""
+    scopes = (scope for scope, _, _ in parts.parameters if scope)
+    names = {*parts.steps, *parts.branches, *scopes}
+    return names.union(*map(_starts, names))
+
+
 def _fill_gaps(parts: Parts, placeholders: Placeholders) -> list[str]:
     """Adds the parents that are missing, the outer ones first, so that the order of the parts does not matter."""
-    implied = {branch for step in parts.steps.values() if (branch := _branch_of(step, parts))}
-    implied |= {scope for scope, _, _ in parts.parameters if scope}
-    made = _outer_first(implied - parts.branches.keys())
-    for name in made:
-        parts.branches[name] = placeholders.branch(name)
-    for name in _outer_first(parts.branches):
-        parent = _step_of(name, parts)
-        if parent not in parts.steps:
-            parts.steps[parent] = placeholders.step(parent, parent)
-            made.append(parent)
+    made: list[str] = []
+    complete = False
+    while not complete:
+        implied = {branch for step in parts.steps.values() if (branch := _branch_of(step, parts))}
+        implied |= {scope for scope, _, _ in parts.parameters if scope}
+        for name in _outer_first(implied - parts.branches.keys()):
+            parts.branches[name] = placeholders.branch(name)
+            made.append(name)
+        complete = True
+        for name in _outer_first(parts.branches):
+            parent = _step_of(name, parts)
+            if parent not in parts.steps:
+                parts.steps[parent] = placeholders.step(parent, parent)
+                made.append(parent)
+                complete = False  # it may be in a branch that is damaged too
     return made
 
 
@@ -112,7 +127,7 @@ def _outer_first(names: Iterable[str]) -> list[str]:
 
 def _step_of(branch: str, parts: Parts) -> str:
     """The step that a branch belongs to, known or not."""
-    return _longest_start(branch, parts.steps) or branch.rpartition(".")[0] or branch
+    return _longest_start(branch, parts.steps, parts.damaged_steps) or branch.rpartition(".")[0] or branch
 
 
 def _branch_of(step: Step, parts: Parts) -> str:
@@ -123,12 +138,12 @@ def _branch_of(step: Step, parts: Parts) -> str:
     said = parent_branch(step.name, name)
     if said:
         return said
-    known = _longest_start(name, parts.branches)
+    known = _longest_start(name, parts.branches, parts.damaged_branches)
     if known is not None:
         return known
     if name == step.name:
         return ""  # one of the run's own: the dots are its name's
-    composite = _longest_start(name, parts.steps)
+    composite = _longest_start(name, parts.steps, parts.damaged_steps)
     beyond = name.rpartition(".")[0]
     return beyond if composite is not None and len(beyond) > len(composite) else ""
 
@@ -138,9 +153,9 @@ def parent_branch(name: str, internal_name: str) -> str:
     return internal_name.removesuffix(f".{name}") if internal_name.endswith(f".{name}") else ""
 
 
-def _longest_start(name: str, known: MutableMapping[str, Step] | MutableMapping[str, Branch]) -> str | None:
+def _longest_start(name: str, known: Collection[str], damaged: Collection[str] = ()) -> str | None:
     for start in _starts(name):
-        if start in known:
+        if start in known or start in damaged:
             return start
     return None
 

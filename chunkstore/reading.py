@@ -10,7 +10,7 @@ from typing import Final, cast
 from pydantic import BaseModel
 
 from chunkstore import keys
-from chunkstore.assembly import Branch, Parts, Run, Step, assemble, missing_parents
+from chunkstore.assembly import Branch, Parts, Run, Step, assemble, missing_parents, possible_parents
 from chunkstore.chunks import Chunks, Scan
 from chunkstore.clock import as_datetime
 from chunkstore.errors import FormatError, ObjectNotFoundError, RunLogNotFoundError
@@ -107,6 +107,11 @@ class Reader:
         late = self._complete(run_id, parts, damaged)
         if late:
             _put_in_order(parts, sorted([*found, *late], key=age))
+        if damaged:  # from names to keys, as in a key there may be only the digest of a name
+            by_key = {error.key for error in damaged}
+            names = possible_parents(parts)
+            parts.damaged_steps = {name for name in names if keys.key_of(keys.step(run_id, name)) in by_key}
+            parts.damaged_branches = {name for name in names if keys.key_of(keys.branch(run_id, name)) in by_key}
         placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
         return Reading(run_log, _findings(damaged, placeholders, scan.left_over))
 

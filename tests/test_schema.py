@@ -185,7 +185,9 @@ class Foreign(BaseModel):
     unit: str = "m"
 
 
-@pytest.mark.parametrize("value", [b"x", {1, 2}, object(), Foreign(), [Foreign()], {"a": {3: 1}}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [b"x", {1, 2}, object(), Foreign(), [Foreign()], {"a": {3: 1}}], ids=lambda value: type(value).__name__
+)
 def test_a_parameter_that_could_not_come_back_is_refused_by_name(value: object) -> None:
     with pytest.raises(InvalidInputError, match=r"parameter 'p' cannot be stored: .* at '/value") as refused:
         OWN.write_parameter("p", value)
