@@ -123,15 +123,9 @@ class LocalBackend:
             yield key, blob
 
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
+        last_barrier = self._syncs.last_barrier()
         try:
-            _refuse_linked_folder(self._path(key))
-            last_barrier = self._syncs.last_barrier()
             version = self._named(key, data, condition)
-        except FileExistsError as error:
-            self._sync_name(key, barrier=False)  # see below
-            raise self._translated(key, error) from error
-        except OSError as error:
-            raise self._translated(key, error) from error
         except ConflictError:
             # Who finds in the winner's object what it wanted to write takes that for written, so it must last.
             self._sync_name(key, barrier=False)
@@ -141,11 +135,15 @@ class LocalBackend:
         return version
 
     def _named(self, key: str, data: bytes, condition: Condition) -> str:
-        if condition.founding:
-            return self._found(key, data)
-        if condition.kind == "absent":
-            return self._create(key, data)
-        return self._replace(key, data, condition)
+        try:
+            _refuse_linked_folder(self._path(key))
+            if condition.founding:
+                return self._found(key, data)
+            if condition.kind == "absent":
+                return self._create(key, data)
+            return self._replace(key, data, condition)
+        except OSError as error:
+            raise self._translated(key, error) from error
 
     def _sync_name(self, key: str, *, barrier: bool) -> None:
         """The object stands there already. A failure is never transient: it would be read back, and taken for landed."""

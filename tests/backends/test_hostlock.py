@@ -18,7 +18,7 @@ import pytest
 
 from chunkstore.backends import hostlock
 from chunkstore.backends.hostlock import STRIPES, HostLocks, _stripe_of
-from chunkstore.errors import BackendUnavailableError
+from chunkstore.errors import BackendUnavailableError, StorageFullError
 
 KEY = "run/step.a.json"
 fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork")
@@ -175,9 +175,10 @@ def test_one_that_has_no_room_on_the_disk_says_so(monkeypatch: pytest.MonkeyPatc
     def full(*_arguments: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "open", full)
-    with pytest.raises(BackendUnavailableError, match="Free some space"), HostLocks(tmp_path).holding(KEY):
-        pytest.fail("there is no lock")
+    with monkeypatch.context() as patched, pytest.raises(StorageFullError, match="Free some space"):
+        patched.setattr(os, "open", full)
+        with HostLocks(tmp_path).holding(KEY):
+            pytest.fail("there is no lock")
 
 
 def test_a_key_has_the_same_stripe_in_every_process() -> None:

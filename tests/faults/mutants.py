@@ -116,8 +116,8 @@ MUTANTS: Final = (
     Mutant(
         "only a run's first object makes its folder",
         LOCAL,
-        '        if condition.kind == "absent":\n            return self._create',
-        '        if condition.kind == "absent":\n            self._make_folder_of(key)\n            return self._create',
+        '            if condition.kind == "absent":\n',
+        '            if condition.kind == "absent" and not self._make_folder_of(key):\n',
         "backends/test_local.py store/test_delete.py",
     ),
     Mutant(
