@@ -175,9 +175,9 @@ def test_one_that_has_no_room_on_the_disk_says_so(monkeypatch: pytest.MonkeyPatc
     def full(*_arguments: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched, pytest.raises(StorageFullError, match="Free some space"):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "open", full)
-        with HostLocks(tmp_path).holding(KEY):
+        with pytest.raises(StorageFullError, match="Free some space"), HostLocks(tmp_path).holding(KEY):
             pytest.fail("there is no lock")
 
 
