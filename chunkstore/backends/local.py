@@ -130,7 +130,8 @@ class LocalBackend:
             # Who finds in the winner's object what it wanted to write takes that for written, so it must last.
             self._sync_name(key, barrier=False)
             raise
-        self._syncs.note(key, version, last_barrier)
+        replaced = None if condition.kind == "absent" else condition.version
+        self._syncs.note(key, version, last_barrier, replaced)
         self._sync_name(key, barrier=barrier)
         return version
 

@@ -22,7 +22,7 @@ class Syncs:
     After a barrier everything that stood there is promised to survive. To rename a file whose data is not on the disk yet
     over a promised one would break that: of the two, a power cut may leave the name of the new one and the data of none. Only
     ext4 with its usual options syncs such a file by itself. So each barrier, of whatever process, sets a new time on the file
-    `barrier`, and a writer syncs what it writes over an object unless it wrote that object itself since the last barrier.
+    `barrier`, and a writer syncs what it writes over an object, unless it has itself made that object since the last barrier.
     """
 
     def __init__(self, root: str, durability: Durability, barrier: str) -> None:
@@ -48,12 +48,16 @@ class Syncs:
             return 0
         return at if is_fine(at) else -1
 
-    def note(self, key: str, version: str, barrier: int) -> None:
-        """Notes that this process wrote a version after this barrier."""
-        if self._syncfs is not None:
+    def note(self, key: str, version: str, barrier: int, replaced: str | None) -> None:
+        """Notes a version that this process wrote after this barrier, as long as no barrier has promised anything below it."""
+        if self._syncfs is None:
+            return
+        if replaced is None or self._since_barrier.get(key) == (replaced, barrier):
             if len(self._since_barrier) >= _MOST_NOTES:
                 self._since_barrier.clear()
             self._since_barrier[key] = (version, barrier)
+        else:
+            self._since_barrier.pop(key, None)
 
     def file(self, fd: int, over: tuple[str, str] | None) -> None:
         """Before a written file gets its name: syncs it where that is needed. `over` is the key and version that it replaces."""
