@@ -16,6 +16,7 @@ import contextlib
 import socket
 import struct
 import threading
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -48,7 +49,7 @@ class TcpFaults:
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -87,31 +88,30 @@ class TcpFaults:
         self._loop.close()
 
     async def _end(self) -> None:
-        for task in self._tasks:
+        """Nothing is left open, wherever the connections stood: while they were made, or while they ended by themselves."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
+        for end in self._ends:
+            end.transport.abort()
+        await asyncio.gather(*(end.wait_closed() for end in self._ends), return_exceptions=True)
 
     async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._ends.add(to_client)
         server, to_server = await asyncio.open_connection(*self._upstream)
+        self._ends.add(to_server)
         ends = (to_client, to_server)
         ways = [
             asyncio.ensure_future(self._pass("request", client, to_server, ends)),
             asyncio.ensure_future(self._pass("reply", server, to_client, ends)),
         ]
-        try:
+        with contextlib.suppress(asyncio.CancelledError):  # the test is over
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            pass  # the test is over
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for end in ends:
-                end.close()
+        for way in ways:
+            way.cancel()
+        for end in ends:
+            end.close()
 
     async def _pass(
         self,
