@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 import chunkstore
-from chunkstore.backends import Blob, Condition, Entry, Guarantees
+from chunkstore.backends import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.errors import ConflictError, ObjectNotFoundError
 from chunkstore.process import ProcessLocal
 
@@ -41,8 +41,11 @@ class DictBackend:
             self.objects[key] = Blob(data, str(self.puts))
             return str(self.puts)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         with self.lock.get():
+            there = self.objects.get(key)
+            if there and condition.kind == "unchanged" and there.version != condition.version:
+                raise ConflictError(f"{key} was changed meanwhile", key=key)
             self.objects.pop(key, None)
 
     def list(self, prefix: str) -> Iterator[Entry]:

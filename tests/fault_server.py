@@ -74,6 +74,7 @@ FAULTS: Final = {
 QUIRKS: Final = {
     "ignores_if_none_match",
     "ignores_if_match",
+    "ignores_if_match_of_deletes",
     "if_match_creates",
     "if_match_takes_any",
     "unquoted_lists",
@@ -374,12 +375,21 @@ class _Server:
         if request.verb == "PUT":
             return self._put(objects, request)
         if request.verb == "DELETE":
-            return _Reply(204, landed=objects.pop(request.key, None) is not None)
+            return self._delete(objects, request)
         data = objects.get(request.key)
         if data is None:
             return _error(404, "NoSuchKey")
         # A HEAD tells the length of what it leaves out; `encode` sees to that.
         return _Reply(200, {"ETag": self._tag(data)}, data)
+
+    def _delete(self, objects: dict[str, bytes], request: _Request) -> _Reply:
+        old = objects.get(request.key)
+        if "if-match" in request.headers and "ignores_if_match_of_deletes" not in self.quirks:
+            if old is None:
+                return _error(404, "NoSuchKey")
+            if request.headers["if-match"].strip('"') != _md5(old):
+                return self._precondition_failed("If-Match")
+        return _Reply(204, landed=objects.pop(request.key, None) is not None)
 
     def _put(self, objects: dict[str, bytes], request: _Request) -> _Reply:
         old = objects.get(request.key)

@@ -66,6 +66,8 @@ class Guarantees:
     """A reader sees an object before or after a put, never half of it."""
     durable: bool
     """Every acknowledged put survives power loss."""
+    conditional_delete: bool = False
+    """A delete with `unchanged(v)` removes that version and no later one, as far as the conditions of puts hold."""
 
 
 @runtime_checkable
@@ -114,10 +116,12 @@ class Backend(Protocol):
         """
         ...
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         """Removes the object; nothing happens where there is none. One request.
 
-        An update that was conditional on the deleted version does not bring it back.
+        With `unchanged(version)` only that version: raises `ConflictError` where another one stands there, and
+        `NotSupportedError` without `guarantees.conditional_delete`, before anything is removed. An update that was conditional
+        on the deleted version does not bring it back.
         """
         ...
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from chunkstore.backends.contract import Blob, Condition, Entry, Guarantees
+from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import FULL, HostLocks
 from chunkstore.backends.localsync import Durability, Syncs, fresh_stamp, is_fine
 from chunkstore.errors import (
@@ -92,6 +92,7 @@ class LocalBackend:
             across_hosts=False,
             atomic=True,
             durable=self._syncs.each_write,
+            conditional_delete=True,
         )
 
     def __repr__(self) -> str:
@@ -159,11 +160,13 @@ class LocalBackend:
                 key=key,
             ) from error
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         path = self._path(key)
         try:
             _refuse_linked_folder(path)
             with self._locks.holding(key):
+                if condition != ANY and os.path.lexists(path):
+                    self._expect(key, condition.version)
                 os.unlink(path)
                 with suppress(OSError):  # other objects are still in it
                     _remove_folder(_folder_of(path))

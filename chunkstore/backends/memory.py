@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
-from chunkstore.backends.contract import Blob, Condition, Entry, Guarantees
+from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.errors import ConflictError, ObjectNotFoundError
 from chunkstore.process import ProcessLocal
 
@@ -16,6 +16,7 @@ _GUARANTEES = Guarantees(
     across_hosts=False,
     atomic=True,
     durable=False,
+    conditional_delete=True,
 )
 
 
@@ -78,9 +79,13 @@ class MemoryBackend:
             space.objects[key] = Blob(bytes(data), version)
         return version
 
-    def delete(self, key: str) -> None:
-        with self._space.lock.get():
-            self._space.objects.pop(key, None)
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        space = self._space
+        with space.lock.get():
+            there = space.objects.get(key)
+            if there is not None and condition != ANY and there.version != condition.version:
+                raise ConflictError(f"{key!r} in {self.place} was changed meanwhile", key=key)
+            space.objects.pop(key, None)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         with self._space.lock.get():

@@ -11,13 +11,16 @@ import secrets
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
-from chunkstore.backends.contract import CREATE, Condition, unchanged
+from chunkstore.backends.contract import ANY, CREATE, Condition, unchanged
 from chunkstore.errors import BackendUnavailableError, ConflictError, NotSupportedError
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["cas", "create-only", "none"]
-"""Both conditions hold; only `If-None-Match: *` does; none does."""
+Verdict = Literal["all", "cas", "create-only", "none"]
+"""Both conditions of puts hold, and `If-Match` of deletes too; those of puts; only `If-None-Match: *` does; none does."""
+
+EXACT: Final = ("all", "cas")
+"""The verdicts under which writers may rely on the server alone."""
 
 GHOST: Final = "00000000000000000000000000000000"
 """A version that no object ever had."""
@@ -42,8 +45,8 @@ class Probed(Protocol):
         """The version of the object that is there, empty where there is none."""
         ...
 
-    def delete(self, key: str) -> None:
-        """Removes the object."""
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        """Removes the object, with the condition if there is one; raises `ConflictError`, or `NotSupportedError` for a 501."""
         ...
 
 
@@ -64,6 +67,8 @@ def probe(server: Probed) -> Verdict:
     # Older MinIO lets an update of a missing object pass, which would bring back what somebody has deleted.
     resurrects = _try(server, ghost, unchanged(GHOST)).accepted
     verdict = _verdict(server, key, resurrects=resurrects)
+    if verdict == "cas":
+        return _with_deletes(server, key)
     for left in (key, ghost) if resurrects else (key,):
         _tidy(server, left)
     return verdict
@@ -88,6 +93,16 @@ def _updates_are_exact(server: Probed, key: str, created: str) -> bool:
     if not _try(server, key, unchanged(first)).accepted and server.version(key) == first:
         return False
     return not _try(server, key, unchanged(first)).accepted
+
+
+def _with_deletes(server: Probed, key: str) -> Verdict:
+    """Whether a delete is refused too where its condition does not hold. Leaves nothing behind, whatever the answer."""
+    try:
+        server.delete(key, unchanged(GHOST))
+    except (ConflictError, NotSupportedError, BackendUnavailableError) as error:
+        _tidy(server, key)
+        return "all" if isinstance(error, ConflictError) else "cas"
+    return "cas"  # a server that ignores the condition has deleted it
 
 
 def _try(server: Probed, key: str, condition: Condition) -> _Outcome:

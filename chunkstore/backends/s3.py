@@ -31,7 +31,7 @@ import fsspec.asyn
 from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
-from chunkstore.backends.probe import Root, Verdict, probe, recall, remember
+from chunkstore.backends.probe import EXACT, Root, Verdict, probe, recall, remember
 from chunkstore.backends.s3faults import Fault, StrangeReplyError, answer_of, fault_of
 from chunkstore.errors import (
     BackendUnavailableError,
@@ -198,6 +198,7 @@ class S3Backend:
             across_hosts=exact,
             atomic=exact,
             durable=True,
+            conditional_delete=not exact or recall(self.settings.root) == "all",
         )
 
     def get(self, key: str) -> Blob:
@@ -222,12 +223,16 @@ class S3Backend:
                 self._check(key, condition)
             return self._server.put(key, data, ANY, alone=True)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         """Removes the object; nothing happens where there is none. One request."""
         if self._honours_conditions():
-            self._server.delete(key)
+            if condition != ANY and recall(self.settings.root) != "all":
+                raise NotSupportedError(f"{self.place} does not honour conditions of deletes; {key!r} stays", key=key)
+            self._server.delete(key, condition)
             return
         with self._locks.holding(key):
+            if condition != ANY and self._server.version(key) not in {condition.version, ""}:
+                raise _conflict(key, self.place)
             self._server.delete(key)
 
     def list(self, prefix: str) -> Iterator[Entry]:
@@ -256,7 +261,7 @@ class S3Backend:
         if self.settings.conditional_writes == "off":
             return False
         verdict = recall(self.settings.root) or self._probe()
-        if verdict == "cas":
+        if verdict in EXACT:
             return True
         if self.settings.conditional_writes == "require":
             raise NotSupportedError(
@@ -279,7 +284,7 @@ class S3Backend:
                     transient=True,
                     key=error.key,
                 ) from error
-            if remember(self.settings.root, verdict) and verdict != "cas":
+            if remember(self.settings.root, verdict) and verdict not in EXACT:
                 log.warning(
                     "%s does not honour conditional writes (%s): writers are kept apart by locks in %s, on this host only. "
                     "Write from one host, or use a server that honours them.",
@@ -314,8 +319,8 @@ class _Server:
         """The version of the object that is there, empty where there is none."""
         return self._run(self._version(key))
 
-    def delete(self, key: str) -> None:
-        self._run(self._delete(key))
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        self._run(self._delete(_Request("delete", key, condition=condition)))
 
     def close(self) -> None:
         self._session.get().close()
@@ -364,12 +369,15 @@ class _Server:
         except ObjectNotFoundError:
             return ""
 
-    async def _delete(self, key: str) -> None:
+    async def _delete(self, request: _Request) -> None:
+        key, condition = request.key, request.condition
+        headers = {"IfMatch": f'"{condition.version}"'} if condition != ANY else {}
+
         async def once() -> None:
-            await self._call("delete_object", Key=self.under + key)
+            await self._call("delete_object", Key=self.under + key, **headers)
 
         try:
-            await self._insist(_Request("delete", key), once)
+            await self._insist(request, once)
         except ObjectNotFoundError:
             # Some servers say so; S3 does not.
             return
@@ -489,7 +497,7 @@ class _Server:
     def _failed(self, request: _Request, fault: Fault, error: BaseException, tries: int) -> ChunkStoreError:
         """The table's fault as the contract's error."""
         key = request.key
-        if fault is s3faults.CONDITION or (fault is s3faults.MISSING and request.condition.kind == "unchanged"):
+        if fault is s3faults.CONDITION or (fault is s3faults.MISSING and request.write and request.condition != ANY):
             return _conflict(key, self._settings.place)
         if fault is s3faults.MISSING:
             return ObjectNotFoundError(f"{self._settings.place} holds no object {key!r}. {fault.advice}", key=key)

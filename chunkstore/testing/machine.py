@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from chunkstore.backends import ANY, CREATE, FOUND, Backend, Blob, Condition, unchanged
 from chunkstore.errors import ConflictError, ObjectNotFoundError
@@ -104,6 +104,17 @@ class BackendMachine(RuleBasedStateMachine):
     def delete(self, key: str) -> None:
         self.backend.delete(key)
         self.model.pop(key, None)
+
+    @precondition(lambda self: self.backend.guarantees.conditional_delete)
+    @rule(key=keys, old=seen)
+    def delete_what_was_seen(self, *, key: str, old: Seen) -> None:
+        there = self.model.get(key)
+        if there is None or there.version == old.version:
+            self.backend.delete(key, unchanged(old.version))
+            self.model.pop(key, None)
+            return
+        with pytest.raises(ConflictError):
+            self.backend.delete(key, unchanged(old.version))
 
     @rule(key=keys)
     def read(self, key: str) -> None:

@@ -27,7 +27,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -42,6 +42,7 @@ from chunkstore.errors import (
     BackendUnavailableError,
     ChunkStoreError,
     ConflictError,
+    NotSupportedError,
     ObjectNotFoundError,
 )
 
@@ -197,6 +198,16 @@ def _late_rounds(gate: Gate, rounds: int) -> Iterator[int]:
 def put_each_round(backend: Backend, gate: Gate, me: int, rounds: int) -> list[str]:
     """Puts each round's object, whatever is there."""
     return [backend.put(race_key(turn), mark(me, turn), ANY) for turn in _late_rounds(gate, rounds)]
+
+
+def delete_what_was_seen_each_round(backend: Backend, gate: Gate, me: int, rounds: int) -> list[str]:
+    """Reads each round's object before the race begins, then tries to delete just that version."""
+    for turn in range(rounds):
+        seen = backend.get(race_key(turn)).version
+        gate.wait(RACE_SECONDS)
+        with suppress(ConflictError):
+            backend.delete(race_key(turn), unchanged(seen))
+    return [""] * rounds
 
 
 def delete_each_round(backend: Backend, gate: Gate, me: int, rounds: int) -> list[str]:
@@ -717,6 +728,31 @@ class BackendSuite:
         assert backend.get("run/run.json") == Blob(b"second", version)
         assert witness.keys() == {"run/run.json"}
 
+    def test_a_conditional_delete_removes_the_version_that_it_names_and_no_other(
+        self, backend: Backend, witness: Witness
+    ) -> None:
+        _need(backend.guarantees, "conditional_delete")
+        backend.put("run/run.json", b"x", FOUND)
+        first = backend.put("run/step.a.json", b"first", CREATE)
+        second = backend.put("run/step.a.json", b"second", unchanged(first))
+        with pytest.raises(ConflictError):
+            backend.delete("run/step.a.json", unchanged(first))
+        assert witness.get("run/step.a.json") == b"second"
+        backend.delete("run/step.a.json", unchanged(second))
+        backend.delete("run/step.a.json", unchanged(second))
+        backend.delete("nowhere/run.json", unchanged(second))
+        assert _entries(backend, "run/") == witness.keys() == {"run/run.json"}
+
+    def test_without_the_guarantee_a_conditional_delete_is_refused_and_removes_nothing(
+        self, backend: Backend, witness: Witness
+    ) -> None:
+        version = backend.put("run/run.json", b"x", FOUND)
+        if backend.guarantees.conditional_delete:
+            pytest.skip("the backend guarantees conditional deletes")
+        with pytest.raises(NotSupportedError):
+            backend.delete("run/run.json", unchanged(version))
+        assert witness.get("run/run.json") == b"x"
+
     # Listing.
 
     def test_a_listing_goes_by_string_prefix(self, backend: Backend) -> None:
@@ -946,6 +982,21 @@ class BackendSuite:
         self._race(crew, [Racer(backend, delete_each_round), *[Racer(backend, update_each_round)] * 3], rounds)
         back = witness.keys() & set(map(race_key, range(rounds)))
         assert not back, f"an updater undid a delete in {len(back)} of {rounds} rounds"
+
+    @pytest.mark.parametrize("crew", ["threads", "fork"])
+    def test_an_update_is_never_removed_by_conditional_deletes(
+        self, backend: Backend, witness: Witness, crew: str
+    ) -> None:
+        _need(backend.guarantees, "conditional_update")
+        _need(backend.guarantees, "conditional_delete")
+        rounds = 4 * self._rounds(crew)
+        self._lay_out(backend, rounds)
+        won, *_ = self._race(
+            crew, [Racer(backend, update_each_round), *[Racer(backend, delete_what_was_seen_each_round)] * 3], rounds
+        )
+        there = witness.keys()
+        gone = [turn for turn, version in enumerate(won) if version and race_key(turn) not in there]
+        assert not gone, f"a conditional delete removed a later version in {len(gone)} of {rounds} rounds"
 
     @pytest.mark.parametrize("crew", ["threads", "fork"])
     def test_founding_never_misses_the_folder_that_a_delete_emptied(self, backend: Backend, crew: str) -> None:

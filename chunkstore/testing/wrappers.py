@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NoReturn, TypeVar
 
-from chunkstore.backends import Backend, Blob, Condition, Entry, Guarantees
+from chunkstore.backends import ANY, Backend, Blob, Condition, Entry, Guarantees
 from chunkstore.errors import BackendUnavailableError, ConflictError, WriteStateUnknownError
 
 PAGE: Final = 1_000
@@ -100,9 +100,9 @@ class CountingBackend:
         self._count("put", key)
         return self.inner.put(key, data, condition, barrier=barrier)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self._count("delete", key)
-        self.inner.delete(key)
+        self.inner.delete(key, condition)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         return _by_page(self.inner.list(prefix), lambda: self._count("list", prefix))
@@ -158,9 +158,9 @@ class SlowBackend:
         self.sleep(self.latency)
         return self.inner.put(key, data, condition, barrier=barrier)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self.sleep(self.latency)
-        self.inner.delete(key)
+        self.inner.delete(key, condition)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         return _by_page(self.inner.list(prefix), self._wait)
@@ -241,11 +241,11 @@ class FlakyBackend:
             raise ConflictError(f"{key!r} in {self.place} was changed meanwhile", key=key)
         return version
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         fault = self._next("delete", key, conditional=False)
         if fault is Fault.REFUSED:
             self._refuse(key)
-        self.inner.delete(key)
+        self.inner.delete(key, condition)
         if fault:
             self._lose(key)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkstore.backends import Condition
+from chunkstore.backends import ANY, Condition
 from chunkstore.backends.probe import Root, forget, probe, recall, remember
 from chunkstore.errors import BackendUnavailableError, ConflictError, NotSupportedError
 
@@ -50,10 +50,14 @@ class Server:
             return "something else"
         return hashlib.md5(self.objects[key]).hexdigest()
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self.requests += 1
         if self.fault == "no delete":
             raise BackendUnavailableError("403")
+        if condition != ANY and self.fault == "no condition of deletes":
+            raise NotSupportedError("501")
+        if condition != ANY and self.fault != "ignores conditions of deletes" and not self._holds(key, condition):
+            raise ConflictError("412")
         self.objects.pop(key, None)
 
     def _holds(self, key: str, condition: Condition) -> bool:
@@ -72,9 +76,9 @@ class Server:
 @pytest.mark.parametrize(
     ("fault", "verdict"),
     [
-        ("", "cas"),
-        ("echoes absent", "cas"),
-        ("echoes unchanged", "cas"),
+        ("", "all"),
+        ("echoes absent", "all"),
+        ("echoes unchanged", "all"),
         ("ignores all", "none"),
         ("ignores unchanged", "create-only"),
         ("resurrects", "create-only"),
@@ -83,6 +87,8 @@ class Server:
         ("constant versions", "create-only"),
         ("other versions", "create-only"),
         ("no delete", "cas"),
+        ("ignores conditions of deletes", "cas"),
+        ("no condition of deletes", "cas"),
     ],
 )
 def test_the_verdict_is_right_in_at_most_eight_requests(fault: str, verdict: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import itertools
 import os
@@ -250,13 +251,22 @@ class CutsLongNames(Broken):
 
 
 class CannotDeleteTwice(Broken):
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self.get(key)
         super().delete(key)
 
 
+class DeletesWhateverTheCondition(Broken):
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        super().delete(key)
+
+
+class DeletesWithoutTheGuarantee(Broken):
+    guarantees = dataclasses.replace(MemoryBackend.guarantees, conditional_delete=False)
+
+
 class EmptiesInsteadOfDeleting(Broken):
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         if self.holds(key):
             self.put(key, b"", ANY)
 
@@ -462,7 +472,7 @@ class OutOfReach(MemoryBackend):
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
         self._fail()
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self._fail()
 
     def list(self, prefix: str) -> Iterator[Entry]:
@@ -526,8 +536,11 @@ class PutsFilesWithoutTheLock(LocalBackend):
 
 
 class DeletesFilesWithoutTheLock(LocalBackend):
-    def delete(self, key: str) -> None:
-        Path(self._path(key)).unlink(missing_ok=True)
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if condition != ANY:
+                self._expect(key, condition.version)
+            Path(self._path(key)).unlink()
 
 
 class WritesFilesInPlace(LocalBackend):
@@ -553,7 +566,7 @@ class RemovesFoldersInBetween(LocalBackend):
             condition = CREATE
         return super().put(key, data, condition)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         super().delete(key)
         with contextlib.suppress(OSError):
             Path(self._path(key)).parent.rmdir()
@@ -604,6 +617,8 @@ BITES = [
     *of("different_bytes_have_different_versions_however_fast_they_follow", TakesSizeForVersion),
     *of("a_plain_put_needs_nothing_and_minds_nothing", RefusesPlainPutsOfNewObjects),
     *of("deleting_twice_is_deleting_once", CannotDeleteTwice, EmptiesInsteadOfDeleting),
+    *of("a_conditional_delete_removes_the_version_that_it_names_and_no_other", DeletesWhateverTheCondition),
+    *of("without_the_guarantee_a_conditional_delete_is_refused_and_removes_nothing", DeletesWithoutTheGuarantee),
     *of("a_deleted_object_can_be_created_again", EmptiesInsteadOfDeleting, CreatesNothingTwice),
     *of("a_listing_goes_by_string_prefix", TakesPrefixesForFolders, ListsSiblings),
     *of("a_listing_of_nothing_is_empty", ListsSiblings),
@@ -634,6 +649,9 @@ BITES = [
     *of("a_plain_put_is_never_lost_to_creators", CreatesFilesByCheckThenWrite, **FORK),
     *of("a_delete_is_never_undone_by_updaters", UpdatesByCompareThenWrite, DeletesFilesWithoutTheLock, **THREADS),
     *of("a_delete_is_never_undone_by_updaters", DeletesFilesWithoutTheLock, **FORK),
+    *of("an_update_is_never_removed_by_conditional_deletes", DeletesWhateverTheCondition, **THREADS),
+    *of("an_update_is_never_removed_by_conditional_deletes", DeletesFilesWithoutTheLock, **THREADS),
+    *of("an_update_is_never_removed_by_conditional_deletes", DeletesFilesWithoutTheLock, **FORK),
     *of("founding_never_misses_the_folder_that_a_delete_emptied", RemovesFoldersInBetween, **THREADS),
     *of("founding_never_misses_the_folder_that_a_delete_emptied", RemovesFoldersInBetween, **FORK),
     *of("racing_puts_each_return_the_version_of_their_own_bytes", ReadsTheVersionAfterThePut, **THREADS),

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from chunkstore import BackendUnavailableError, ChunkedRunLogStore, NotSupportedError
-from chunkstore.backends.probe import forget, recall
+from chunkstore.backends.probe import EXACT, forget, recall
 from fault_server import FAULTS, FaultServer, Rule, fault_server
 from places import between, in_bucket
 from rigs import Tally
@@ -22,12 +22,13 @@ FALSEHOODS: Final = {"empty_200", "page_200", "page_200_false", "412_false"}
 """A server that says what is not so cannot be told from one that does it."""
 
 VERDICTS: Final[dict[tuple[str, ...], str]] = {
-    (): "cas",
-    ("unquoted_lists",): "cas",
-    ("unquoted",): "cas",
-    ("bare_412",): "cas",
-    ("empty_412",): "cas",
-    ("unquoted", "empty_412", "small_pages"): "cas",
+    (): "all",
+    ("ignores_if_match_of_deletes",): "cas",
+    ("unquoted_lists",): "all",
+    ("unquoted",): "all",
+    ("bare_412",): "all",
+    ("empty_412",): "all",
+    ("unquoted", "empty_412", "small_pages"): "all",
     ("ignores_if_match",): "create-only",
     ("if_match_creates",): "create-only",
     ("if_match_takes_any",): "create-only",
@@ -64,7 +65,8 @@ def test_the_verdict_on_a_server_is_right_in_at_most_eight_requests(
         stated = backend.guarantees
         assert recall(backend.settings.root) == verdict
         assert len(faults.requests(bucket)) <= MOST_REQUESTS
-        assert stated.across_hosts == stated.atomic == (verdict == "cas")
+        assert stated.across_hosts == stated.atomic == (verdict in EXACT)
+        assert stated.conditional_delete == (verdict != "cas")
         assert faults.objects(bucket) == {}
         backend.guarantees  # noqa: B018 - it must not ask again
         assert len(faults.requests(bucket)) <= MOST_REQUESTS
@@ -86,10 +88,10 @@ def test_two_stores_of_one_host_lose_nothing_to_each_other_whatever_the_server_d
         puts = [
             seen for seen in faults.requests(backend.settings.bucket) if seen.verb == "PUT" and ".probe" not in seen.key
         ]
-        assert all(bool(seen.condition) == (verdict == "cas") for seen in puts)
+        assert all(bool(seen.condition) == (verdict in EXACT) for seen in puts)
 
 
-@pytest.mark.parametrize("quirks", [quirks for quirks, verdict in VERDICTS.items() if verdict != "cas"], ids=str)
+@pytest.mark.parametrize("quirks", [quirks for quirks, verdict in VERDICTS.items() if verdict not in EXACT], ids=str)
 def test_a_server_that_must_honour_conditions_and_does_not_is_refused(
     faults: FaultServer, tmp_path: Path, quirks: tuple[str, ...]
 ) -> None:

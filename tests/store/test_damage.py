@@ -308,8 +308,8 @@ class CaseBlind:
         self._shown.setdefault(key.lower(), key)
         return version
 
-    def delete(self, key: str) -> None:
-        self.inner.delete(key.lower())
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        self.inner.delete(key.lower(), condition)
         self._shown.pop(key.lower(), None)
 
     def list(self, prefix: str) -> Iterator[Entry]:

@@ -18,7 +18,7 @@ from chunkstore import (
     StepLog,
     StepLogNotFoundError,
 )
-from chunkstore.backends import Backend, Blob
+from chunkstore.backends import ANY, Backend, Blob, Condition
 from chunkstore.backends.local import LocalBackend
 from chunkstore.known import KnownChunks
 from chunkstore.testing import CountingBackend
@@ -50,11 +50,11 @@ class CutShort(CountingBackend):
     def concurrency(self) -> int:
         return 1
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, condition: Condition = ANY) -> None:
         self.deletes -= 1
         if self.deletes < 0:
             raise BackendUnavailableError("killed", transient=True, key=key)
-        super().delete(key)
+        super().delete(key, condition)
 
 
 @pytest.fixture(params=[0, 2, 5], ids="after {} deletes".format)
