@@ -67,7 +67,7 @@ def probe(server: Probed) -> Verdict:
     # Older MinIO lets an update of a missing object pass, which would bring back what somebody has deleted.
     resurrects = _try(server, ghost, unchanged(GHOST)).accepted
     verdict = _verdict(server, key, resurrects=resurrects)
-    if verdict == "cas":
+    if verdict == "all":
         return _with_deletes(server, key)
     for left in (key, ghost) if resurrects else (key,):
         _tidy(server, left)
@@ -78,21 +78,28 @@ def _verdict(server: Probed, key: str, *, resurrects: bool) -> Verdict:
     created = _try(server, key, CREATE)
     if _try(server, key, CREATE).accepted:
         return "none"
-    if resurrects or not _updates_are_exact(server, key, created.version):
+    updates = None if resurrects else _exact_updates(server, key, created.version)
+    if updates is None:
         # Where the first create was refused too, nothing can be created under a condition at all.
         return "create-only" if created.accepted else "none"
-    return "cas"
+    return updates
 
 
-def _updates_are_exact(server: Probed, key: str, created: str) -> bool:
-    """A version is the same whoever tells it, the right one is accepted, a stale one refused."""
+def _exact_updates(server: Probed, key: str, created: str) -> Verdict | None:
+    """Whether a version is the same whoever tells it, the right one is accepted, a stale one refused.
+
+    "all" where deletes may be tried out as well, "cas" where an echo took the request for that: a pack then takes no chunk away.
+    """
     first = server.version(key)
     # A create without a version was refused: on a name that nobody else knows by the echo of its own first try.
     if not first or created not in {first, ""}:
-        return False
-    if not _try(server, key, unchanged(first)).accepted and server.version(key) == first:
-        return False
-    return not _try(server, key, unchanged(first)).accepted
+        return None
+    accepted = _try(server, key, unchanged(first)).accepted
+    if not accepted and server.version(key) == first:
+        return None
+    if _try(server, key, unchanged(first)).accepted:
+        return None
+    return "all" if accepted else "cas"
 
 
 def _with_deletes(server: Probed, key: str) -> Verdict:

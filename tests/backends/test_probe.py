@@ -56,7 +56,7 @@ class Server:
             raise BackendUnavailableError("403")
         if condition != ANY and self.fault == "no condition of deletes":
             raise NotSupportedError("501")
-        if condition != ANY and self.fault != "ignores conditions of deletes" and not self._holds(key, condition):
+        if condition != ANY and self.fault != "deletes anyway" and not self._holds(key, condition):
             raise ConflictError("412")
         self.objects.pop(key, None)
 
@@ -78,7 +78,7 @@ class Server:
     [
         ("", "all"),
         ("echoes absent", "all"),
-        ("echoes unchanged", "all"),
+        ("echoes unchanged", "cas"),
         ("ignores all", "none"),
         ("ignores unchanged", "create-only"),
         ("resurrects", "create-only"),
@@ -87,7 +87,7 @@ class Server:
         ("constant versions", "create-only"),
         ("other versions", "create-only"),
         ("no delete", "cas"),
-        ("ignores conditions of deletes", "cas"),
+        ("deletes anyway", "cas"),
         ("no condition of deletes", "cas"),
     ],
 )
