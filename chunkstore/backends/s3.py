@@ -497,7 +497,9 @@ class _Server:
     def _failed(self, request: _Request, fault: Fault, error: BaseException, tries: int) -> ChunkStoreError:
         """The table's fault as the contract's error."""
         key = request.key
-        if fault is s3faults.CONDITION or (fault is s3faults.MISSING and request.write and request.condition.kind == "unchanged"):
+        if fault is s3faults.CONDITION or (
+            fault is s3faults.MISSING and request.write and request.condition.kind == "unchanged"
+        ):
             return _conflict(key, self._settings.place)
         if fault is s3faults.MISSING:
             return ObjectNotFoundError(f"{self._settings.place} holds no object {key!r}. {fault.advice}", key=key)

@@ -134,7 +134,7 @@ def test_a_verdict_is_remembered_for_its_root_alone(root: Root) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict", "requests"), [("moto", "cas", 7), ("minio", "cas", 7), ("rclone", "none", 5)]
+    ("name", "verdict", "requests"), [("moto", "all", 8), ("minio", "cas", 7), ("rclone", "none", 5)]
 )
 def test_real_servers_are_told_apart(
     request: pytest.FixtureRequest, tmp_path: Path, name: str, verdict: str, requests: int
