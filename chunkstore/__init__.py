@@ -40,7 +40,9 @@ from chunkstore.models import (
     StepAttempt,
     StepLog,
 )
+from chunkstore.queries import RunFilter, RunPage
 from chunkstore.reading import Finding, Parameters, Reading
+from chunkstore.reindexing import ReindexReport
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 __all__ = [
@@ -69,9 +71,12 @@ __all__ = [
     "ParameterNotFoundError",
     "Parameters",
     "Reading",
+    "ReindexReport",
+    "RunFilter",
     "RunLog",
     "RunLogExistsError",
     "RunLogNotFoundError",
+    "RunPage",
     "Settings",
     "Status",
     "StepAttempt",
