@@ -41,7 +41,9 @@ from chunkstore.models import (
     StepAttempt,
     StepLog,
 )
+from chunkstore.queries import RunFilter, RunPage
 from chunkstore.reading import Finding, Parameters, Reading
+from chunkstore.reindexing import ReindexReport
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 __all__ = [
@@ -70,10 +72,13 @@ __all__ = [
     "ParameterNotFoundError",
     "Parameters",
     "Reading",
+    "ReindexReport",
     "RunChange",
+    "RunFilter",
     "RunLog",
     "RunLogExistsError",
     "RunLogNotFoundError",
+    "RunPage",
     "Settings",
     "Status",
     "StepAttempt",

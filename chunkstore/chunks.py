@@ -38,6 +38,9 @@ from chunkstore.values import Content
 log = logging.getLogger(__name__)
 
 Edit = Callable[[Content], Content]
+Announce = Callable[[Stored, Chunk, str, int], "tuple[str, bytes] | None"]
+"""Called with what is about to be replaced, what takes its place, and the session and number of that write: the key and bytes of a
+note that must stand before; None for no note."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -121,8 +124,10 @@ class Chunks:
         known_bytes: int = 64 << 20,
         timing: Timing | None = None,
         clock: HybridClock | None = None,
+        announce: Announce | None = None,
     ) -> None:
         self.backend = backend
+        self._announce = announce
         self.known = KnownChunks(known_bytes)
         self._compress_above = compress_above
         self._timing = timing or Timing()
@@ -181,7 +186,7 @@ class Chunks:
         content = _edited(change.edit, stored)
         if content == stored.chunk.content and not (change.always or change.barrier):
             return _Outcome(landed=True, stored=stored)
-        return self._put(Chunk(stored.chunk.envelope, content), key, unchanged(stored.version), change.barrier, pauses)
+        return self._replace(stored, Chunk(stored.chunk.envelope, content), change.barrier, pauses)
 
     def _replace_left_over(self, change: Change, stored: Stored, pauses: Iterator[None]) -> _Outcome:
         """What a deleted run left is nothing to build on: the chunk begins anew in its place."""
@@ -212,9 +217,19 @@ class Chunks:
         pauses = self._pauses(key)
         while not stored.chunk.envelope.deleted:
             marked = stored.chunk._replace(envelope=stored.chunk.envelope._replace(deleted=True))
-            outcome = self._put(marked, key, unchanged(stored.version), False, pauses)
-            stored = outcome.stored
+            stored = self._replace(stored, marked, False, pauses).stored
         return stored
+
+    def rewrite(self, stored: Stored) -> Stored:
+        """Writes a chunk again as it is, so that no write that was made of it can land any more. One request.
+
+        Returns what stands there afterwards, which may be another writer's. Raises `ObjectNotFoundError`.
+        """
+        return self._replace(stored, stored.chunk, False, self._pauses(stored.key)).stored
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Puts an object that is no chunk, under a name that nobody else has. One request, durable as with a barrier."""
+        self._put_new(key, data, self._pauses(key))
 
     def delete_many(self, found: Iterable[str]) -> None:
         """Removes the objects under these keys. One request each."""
@@ -282,6 +297,10 @@ class Chunks:
         """Waits, before a place is asked again what is new there."""
         self._timing.sleep(seconds)
 
+    def saw(self, stamp: str) -> None:
+        """Takes note of the age of a chunk that came another way: what is made from now on is younger."""
+        self._clock.saw(stamp)
+
     def close(self) -> None:
         """Lets threads and connections go; both come again when they are needed."""
         self._workers.get().shutdown()
@@ -343,7 +362,18 @@ class Chunks:
     def _belongs_to_a_deleted_run(self, key: str) -> ObjectNotFoundError:
         return ObjectNotFoundError(f"{key} in {self.backend.place} is left over from a deleted run of this id", key=key)
 
-    def _put(self, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]) -> _Outcome:
+    def _replace(self, stored: Stored, chunk: Chunk, barrier: bool, pauses: Iterator[None]) -> _Outcome:
+        return self._put(chunk, stored.key, unchanged(stored.version), barrier, pauses, stored)
+
+    def _put(
+        self,
+        chunk: Chunk,
+        key: str,
+        condition: Condition,
+        barrier: bool,
+        pauses: Iterator[None],
+        replaced: Stored | None = None,
+    ) -> _Outcome:
         """Puts a chunk until it landed or somebody else's stands there instead."""
         idle = self._idle_sessions.get()
         try:
@@ -351,16 +381,25 @@ class Chunks:
         except IndexError:  # not asked before: another thread may take the last one in between
             session = _Session()
         try:
-            return self._put_as(session, chunk, key, condition, barrier, pauses)
+            return self._put_as(session, chunk, key, condition, barrier, pauses, replaced)
         finally:
             idle.append(session)
 
     def _put_as(
-        self, session: _Session, chunk: Chunk, key: str, condition: Condition, barrier: bool, pauses: Iterator[None]
+        self,
+        session: _Session,
+        chunk: Chunk,
+        key: str,
+        condition: Condition,
+        barrier: bool,
+        pauses: Iterator[None],
+        replaced: Stored | None,
     ) -> _Outcome:
         number = next(session.numbers)
         chunk = Chunk(_signed(chunk.envelope, session.name, number), chunk.content)
         data = codec.encode(chunk, compress_above=self._compress_above)
+        if replaced is not None:
+            self._put_note(replaced, chunk, session.name, number, pauses)
         while True:
             before = self.known.get(key)
             failure: ConflictError | BackendUnavailableError
@@ -386,6 +425,33 @@ class Chunks:
                 self.known.forget(key)
                 raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
             # Nothing changed there: a passing fault, or a conflict with a write that then failed.
+
+    def _put_note(self, replaced: Stored, chunk: Chunk, session: str, number: int, pauses: Iterator[None]) -> None:
+        """Announces a write, where somebody must know of it before it happens."""
+        note = self._announce(replaced, chunk, session, number) if self._announce is not None else None
+        if note is not None:
+            self._put_new(*note, pauses)
+
+    def _put_new(self, key: str, data: bytes, pauses: Iterator[None]) -> None:
+        while True:
+            try:
+                self.backend.put(key, data, FOUND, barrier=True)
+            except (ConflictError, BackendUnavailableError) as failure:
+                if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
+                    raise
+                if isinstance(failure, ConflictError) and self._stands_already(key):
+                    return  # an earlier try of ours: nobody else has the name
+                if _wait(pauses) is not None:
+                    raise
+            else:
+                return
+
+    def _stands_already(self, key: str) -> bool:
+        try:
+            self.backend.get(key)
+        except ObjectNotFoundError:
+            return False
+        return True
 
     def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
         self._remember(stored, before)

@@ -34,6 +34,8 @@ _CHUNK: Final = re.compile(
     r"[^/]+/(?:run|job|(?:step|branch|parameter)\.(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2}|%~)+"
     r"|parameter@(?:[A-Za-z0-9 \-_.+=,~()@]|%[0-9A-F]{2}|%~)+)\.json"
 )
+_PLAIN: Final = re.compile(rf"[A-Za-z0-9\-_](?:[A-Za-z0-9 \-_.+=,~()]{{0,{MAX_RUN_ID_BYTES - 2}}}[A-Za-z0-9\-_])?")
+"""Run ids that are their own folders, most of them."""
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9 \-_.+=,~()]")
 _ABBREVIATED: Final = re.compile(r"(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2})*(?:%~[0-9a-f]{32})?")
 
@@ -155,6 +157,8 @@ def folder_of(run_id: str) -> str:
 
 def run_id_of(folder: str) -> str | None:
     """The run id that a folder stands for; None for a folder that is no run of ours."""
+    if _PLAIN.fullmatch(folder):  # nearly all, and there may be 100,000
+        return folder
     if not folder.isascii():  # what a disk holds beside our names: also bytes that are no UTF-8
         return None
     try:

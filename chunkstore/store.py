@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
-from typing import Final, Literal, cast
+from typing import Final, Literal, Unpack, cast
 
-from chunkstore import keys, values
+from chunkstore import index, keys, values
 from chunkstore.assembly import collector_paused, parent_branch
 from chunkstore.backends import Backend
 from chunkstore.chunks import Change, Chunks, Timing
@@ -48,7 +49,9 @@ from chunkstore.models import (
     StepAttempt,
     StepLog,
 )
-from chunkstore.reading import Parameters, Reader, Reading, age
+from chunkstore.queries import FilterKeywords, Order, Queries, RunFilter, RunPage
+from chunkstore.reading import Parameters, Reader, Reading
+from chunkstore.reindexing import Reindexer, ReindexReport
 from chunkstore.schema import OWN, Schema
 from chunkstore.values import Content, Json
 from chunkstore.writing import Writer
@@ -100,9 +103,12 @@ class ChunkedRunLogStore:
             known_bytes=settings.known_bytes,
             timing=timing or Timing.of(backend, settings.timeout_seconds),
             clock=clock,
+            announce=index.doubt,
         )
         origins = Origins()
+        self._index = index.Index(backend)
         self._reader = Reader(self._chunks, schema, origins)
+        self._queries = Queries(self._chunks, self._reader, schema, self._index)
         self._writer = Writer(self._chunks, schema, origins)
         self._branches_missed: set[tuple[str, str]] = set()
 
@@ -240,29 +246,96 @@ class ChunkedRunLogStore:
             self._writer.run_log(run_log)
 
     def get_run_logs(
-        self, run_ids: Sequence[str] | None = None, tag: str = "", status: str = "", limit: int | None = None
+        self,
+        run_ids: Sequence[str] | None = None,
+        tag: str = "",
+        status: str = "",
+        limit: int | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        text: str = "",
+        parameters: Mapping[str, object] | None = None,
     ) -> list[RunLog]:
         """The headers of the runs that match, without steps and parameters, the newest first.
 
-        Ids that do not exist are left out. Without `run_ids` one request per 1,000 runs, then one for each.
+        Ids that do not exist are left out. The filters are those of `RunFilter`. Costs as `find_runs`; with `run_ids` one request
+        for each of them.
         """
-        wanted = self.list_run_ids() if run_ids is None else run_ids
-        scan = self._chunks.read_many(keys.header(run_id) for run_id in wanted)
-        for damage in scan.damaged:
-            log.warning("%s", damage)
-        headers = [stored for stored in scan.chunks if not stored.chunk.envelope.deleted]
-        found = self._reader.headers(sorted(headers, key=age, reverse=True))
-        return list(islice((run_log for run_log in found if _matches(run_log, tag, status)), limit))
+        if limit is not None and limit < 0:
+            raise InvalidInputError(f"the limit must not be negative: {limit}", name="limit")
+        wanted = RunFilter(
+            tag=tag,
+            status=status,
+            since=since,
+            until=until,
+            text=text,
+            parameters={} if parameters is None else parameters,
+        )
+        with collector_paused():
+            return list(islice(self._queries.runs(wanted, "newest", run_ids=run_ids, limit=limit or 0), limit))
+
+    def find_runs(
+        self,
+        wanted: RunFilter | None = None,
+        *,
+        order: Order = "newest",
+        limit: int = 100,
+        cursor: str = "",
+        full: bool = False,
+        **filters: Unpack[FilterKeywords],
+    ) -> RunPage:
+        """A page of the runs that match a filter, or the same as keywords: headers only, or with `full` as `read_run_log`.
+
+        The page's cursor goes on behind it, with the same filter and order; runs that come meanwhile shift no page. One that
+        belongs to another filter or order, or is damaged, is an `InvalidInputError`. A run that cannot be read is left out and logged.
+
+        Listing the runs: one request per 1,000. The index of finished runs: one listing (one request per 1,000 runs that were
+        changed after they were finished and indexed), one for its manifest, and one for each segment that this process has not read yet
+        (up to 10,000 runs each). Then one for each run that is not in the index, not finished, or in doubt, and for each parameter in the
+        filter one for each run that matches otherwise, until the page is full (up to 64 too many at once on an object store).
+        `reindex` brings runs into the index; it changes what this costs, never what it finds.
+        """
+        return self._queries.page(self._filter(wanted, filters), order, limit, cursor, full=full)
+
+    def iter_run_logs(
+        self,
+        wanted: RunFilter | None = None,
+        *,
+        order: Order = "newest",
+        full: bool = False,
+        **filters: Unpack[FilterKeywords],
+    ) -> Iterator[RunLog]:
+        """All runs that match, one after the other, as `find_runs` without pages: what there is is looked up once, at the call.
+
+        In memory are about 300 bytes for each run, and a thousand headers.
+        """
+        return self._queries.runs(self._filter(wanted, filters), order, full=full)
+
+    def iter_run_ids(self) -> Iterator[str]:
+        """The ids of all runs, in any order, as they are listed. One request per 1,000."""
+        return self._queries.run_ids()
 
     def list_run_ids(self) -> list[str]:
         """The ids of all runs, sorted. One request per 1,000."""
-        ids = (keys.run_id_of(folder) for folder in self.backend.folders())
-        return sorted(run_id for run_id in ids if run_id is not None)
+        return sorted(self._queries.run_ids())
+
+    def reindex(self, *, full: bool = False) -> ReindexReport:
+        """Brings finished runs into the index that `find_runs` asks; with `full`, makes it anew from all headers.
+
+        Any number of processes may call it at any time, beside writers too; now and then (daily, say) is enough. With `full` after
+        headers were changed or run folders removed by something else than chunkstore. Costs the listings of runs and index, the
+        manifest, one request for each segment, for each run that is not in the index or in doubt, for each new segment, the new manifest, and
+        for each note of doubt and old segment one to take it away; 2 where there is nothing to do, beside the listing of the runs.
+        Raises `ConflictError` where others do the same all the time.
+        """
+        return Reindexer(self._chunks, self._index).run(full=full)
 
     def delete_run_log(self, run_id: str) -> None:
         """Deletes a run. Readers stop finding it at once; a call that is cut short is finished by the next one.
 
-        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known.
+        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known;
+        one more for a run that is finished.
         """
         header = keys.header(run_id)
         prefix = keys.prefix_of_run(run_id)
@@ -280,6 +353,7 @@ class ChunkedRunLogStore:
                 raise self._reader.no_run(run_id) from error
         except FormatError:
             log.warning("the header of run %r is damaged; the run is deleted all the same", run_id)
+            self._doubt(run_id)
         self._chunks.delete_many(rest)
         self._chunks.delete_many([keys.key_of(header)])
         self._chunks.known.forget_run(run_id)
@@ -293,13 +367,23 @@ class ChunkedRunLogStore:
             except StorageFullError as error:
                 log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
                 if not left:
+                    self._chunks.delete_many([keys.key_of(header)])
+                    self._doubt(header.run_id)
                     return left
                 self._chunks.delete_many([left.pop()])
             else:
                 return left
 
+    def _doubt(self, run_id: str) -> None:
+        """The index must not be believed about a run of this id that comes later."""
+        self._chunks.put_new(index.doubt_about(run_id), index.NOTE)
+
     def update_run_log_status(self, run_id: str, status: str) -> None:
-        """Sets the run's status and nothing else. One request, two where the run is not known."""
+        """Sets the run's status and nothing else. One request, two where the run is not known.
+
+        One more where the run stands finished and this changes it, as for `set_run_config` and `put_run_log`: what the index says of
+        it no longer holds.
+        """
         status = status.upper()
         self._change_header(run_id, lambda header: {**header, "status": status}, barrier=status in TERMINAL)
 
@@ -313,7 +397,7 @@ class ChunkedRunLogStore:
         return dict(config) if isinstance(config, dict) else {}
 
     def set_run_config(self, run_id: str, run_config: Mapping[str, object]) -> None:
-        """Sets the keys given and keeps the others. One request, two where the run is not known."""
+        """Sets the keys given and keeps the others. One request, two where the run is not known; one more for a finished run."""
         given = values.decode(values.encode(run_config))
 
         def merge(header: dict[str, Json]) -> dict[str, Json]:
@@ -455,6 +539,13 @@ class ChunkedRunLogStore:
 
     # Inside
 
+    def _filter(self, wanted: RunFilter | None, filters: FilterKeywords) -> RunFilter:
+        if wanted is None:
+            return RunFilter(**filters)
+        if filters:
+            raise InvalidInputError(f"give a RunFilter, or {', '.join(filters)} as keywords, not both")
+        return wanted
+
     def _change_header(
         self, run_id: str, edit: Callable[[dict[str, Json]], dict[str, Json]], *, barrier: bool = False
     ) -> None:
@@ -514,10 +605,6 @@ class ChunkedRunLogStore:
 
 def _unpickled(backend: Backend, settings: StoreSettings, schema: Schema) -> ChunkedRunLogStore:
     return ChunkedRunLogStore(backend, settings=settings, schema=schema)
-
-
-def _matches(run_log: RunLog, tag: str, status: str) -> bool:
-    return (not tag or run_log.tag == tag) and (not status or run_log.status.upper() == status.upper())
 
 
 def _with_fields(content: Content, fields: Mapping[str, object]) -> Content:

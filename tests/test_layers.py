@@ -29,8 +29,8 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
-    ["merge", "known", "schema", "chunks", "assembly"],
-    ["watching", "reading", "following", "writing", "store"],
+    ["merge", "known", "schema", "chunks", "index", "reindexing", "assembly"],
+    ["watching", "reading", "following", "writing", "queries", "store"],
     ["config", ""],
     ["integrations", "integrations.runnable", "show"],
 ]

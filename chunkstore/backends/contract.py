@@ -133,7 +133,10 @@ class Backend(Protocol):
         ...
 
     def folders(self) -> Iterator[str]:
-        """The first parts of all keys, each once, in any order. One request per 1,000."""
+        """The first parts of all keys, each once, in any order. One request per 1,000.
+
+        Those that start with a dot are left out: a store keeps there what belongs to no run.
+        """
         ...
 
     def close(self) -> None:

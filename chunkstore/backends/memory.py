@@ -95,7 +95,7 @@ class MemoryBackend:
     def folders(self) -> Iterator[str]:
         with self._space.lock.get():
             names = {key.partition("/")[0] for key in self._space.objects}
-        return iter(sorted(names))
+        return iter(sorted(name for name in names if not name.startswith(".")))
 
     def close(self) -> None:
         """Nothing to let go; the objects stay."""
