@@ -14,6 +14,7 @@ class DictBackend:
 
     place = "a dict"
     concurrency = 1
+    asynchronous = False
     guarantees = Guarantees(True, True, across_processes=False, across_hosts=False, atomic=True, durable=False)
 
     def __init__(self) -> None:
