@@ -4,6 +4,7 @@
 >>> store.create_run_log("nightly-1")
 """
 
+from chunkstore.asynchronous import AsyncChunkedRunLogStore, open_async
 from chunkstore.config import Settings
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
 from chunkstore.errors import (
@@ -49,6 +50,7 @@ from chunkstore.store import ChunkedRunLogStore, StoreSettings
 __all__ = [
     "TERMINAL",
     "AlreadyExistsError",
+    "AsyncChunkedRunLogStore",
     "BackendUnavailableError",
     "BranchLog",
     "BranchLogNotFoundError",
@@ -88,4 +90,5 @@ __all__ = [
     "StoreSettings",
     "WriteStateUnknownError",
     "open",
+    "open_async",
 ]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
-from chunkstore import codec, keys
+from chunkstore import codec, keys, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, unchanged
 from chunkstore.clock import HybridClock
 from chunkstore.codec import Chunk, Envelope
@@ -61,7 +61,7 @@ class Timing:
     first_pause: float = 0.0002
     longest_pause: float = 0.01
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = waiting.sleep
     random: Callable[[], float] = random.random
 
     @classmethod
@@ -313,11 +313,7 @@ class Chunks:
     def _at_once(self, work: Callable[[T], R], items: list[T]) -> list[R]:
         if len(items) < 2 or self.backend.concurrency < 2:
             return [work(item) for item in items]
-        futures = [self._workers.get().submit(work, item) for item in items]
-        errors = [error for error in (future.exception() for future in futures) if error is not None]
-        if errors:
-            raise errors[0]
-        return [future.result() for future in futures]
+        return waiting.at_once(work, items, self._workers.get)
 
     def _new(self, chunk: ChunkId, content: Content, created_at: str = "") -> Chunk:
         founded = "" if chunk.kind is keys.Kind.HEADER else self.known.founding(chunk.run_id) or ""

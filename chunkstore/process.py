@@ -41,6 +41,11 @@ class ProcessLocal(Generic[T]):
             # setdefault is one atomic step, so of two threads right after a fork both return the same value.
             return self._values.setdefault(process, self._make())
 
+    @property
+    def is_made(self) -> bool:
+        """Whether this process has its value already."""
+        return os.getpid() in self._values
+
     def abandon(self) -> None:
         """Puts the values out of reach and keeps them from ever being finalised. For the child, right after a fork."""
         for value in self._values.values():

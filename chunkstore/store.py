@@ -150,6 +150,7 @@ class ChunkedRunLogStore:
 
     def create_run_log(
         self,
+        /,
         run_id: str,
         dag_hash: str | None = "",
         use_cached: bool = False,

@@ -17,6 +17,7 @@ class DictBackend:
     guarantees = Guarantees(
         True, True, across_processes=False, across_hosts=False, atomic=True, durable=False, conditional_delete=True
     )
+    asynchronous = False
 
     def __init__(self) -> None:
         self.objects: dict[str, Blob] = {}

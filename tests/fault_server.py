@@ -8,6 +8,7 @@
         faults.requests()                                                # what came: verb, key, status, fault, landed
         faults.objects(bucket)                                           # what stands there: {key: bytes}; fill() sets it
         faults.release()                                                 # applies the held ("zombie") PUTs, as they were sent
+        faults.together(8, verb="GET")                                  # holds such requests until eight of them are there
         faults.quirks("ignores_if_match")                                # how it is in general; see QUIRKS
 
 `plan`, `calm`, `requests` and `release` take `within=bucket`, so that several tests can use one server at once. It is strictly atomic (one event loop), honours If-None-Match and If-Match, and checks no signature. All its faults are in
@@ -155,6 +156,15 @@ class FaultServer:
         """No faults from now on, in one bucket or all."""
         self.plan([], within)
 
+    def together(self, number: int, verb: str) -> None:
+        """Holds requests of this verb until so many are under way at once, then answers them, and lets all later ones pass."""
+        self._ask("together", {"number": number, "verb": verb})
+
+    def most_at_once(self) -> int:
+        """How many requests to objects were under way at once at most, since this was last asked."""
+        most: int = self._ask("most_at_once", None)
+        return most
+
     def quirks(self, *quirks: str) -> None:
         """What the server is like from now on."""
         assert set(quirks) <= QUIRKS, quirks
@@ -294,6 +304,8 @@ class _Server:
         self.quirks: set[str] = set()
         self.seen: list[Seen] = []
         self.held: list[_Request] = []
+        self.now = self.most = 0
+        self.meeting: tuple[str, asyncio.Barrier] | None = None
 
     # The control channel.
 
@@ -303,6 +315,11 @@ class _Server:
                 self.plan(**about)
             case "random":
                 self.armed, self.chance, self.dice = {}, about, random.Random(about["seed"])
+            case "together":
+                self.meeting = (about["verb"], asyncio.Barrier(about["number"]))
+            case "most_at_once":
+                most, self.most = self.most, self.now
+                return most
             case "quirks":
                 self.quirks = set(about)
             case "requests":
@@ -323,7 +340,7 @@ class _Server:
 
     def plan(self, rules: list[dict[str, Any]], within: str) -> None:
         if not within:
-            self.armed, self.chance = {}, None
+            self.armed, self.chance, self.meeting = {}, None, None
         self.armed[within] = [_Armed(rule) for rule in rules]
 
     def _rows(self, within: str, forget: bool) -> list[tuple[Any, ...]]:
@@ -362,6 +379,13 @@ class _Server:
         seen = Seen(request.verb, request.bucket, request.name, request.condition, reply.status, "zombie", reply.landed)
         self.seen.append(seen)
         return reply.status
+
+    async def meet(self, request: _Request) -> None:
+        """Waits until the others are there too, where there is to be a meeting."""
+        if self.meeting is None or self.meeting[0] != request.verb:
+            return
+        await self.meeting[1].wait()
+        self.meeting = None
 
     # S3.
 
@@ -543,7 +567,13 @@ class _Wire:
         if not request.key and request.verb != "LIST":
             self._say(self.server.work(request), request.verb)
             return True
-        return await self._suffer(request)
+        self.server.now += 1
+        self.server.most = max(self.server.most, self.server.now)
+        try:
+            await self.server.meet(request)
+            return await self._suffer(request)
+        finally:
+            self.server.now -= 1
 
     async def _suffer(self, request: _Request) -> bool:
         struck = self.server.strike(request)

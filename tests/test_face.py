@@ -13,7 +13,19 @@ import chunkstore
 from chunkstore import errors, models
 
 HEAVY = [
-    *("s3fs", "aiobotocore", "botocore", "boto3", "aiohttp", "fsspec", "filelock", "runnable", "sqlalchemy", "rich"),
+    *(
+        "s3fs",
+        "aiobotocore",
+        "botocore",
+        "boto3",
+        "aiohttp",
+        "fsspec",
+        "filelock",
+        "runnable",
+        "sqlalchemy",
+        "rich",
+        "greenlet",
+    ),
     *("pytest", "_pytest", "hypothesis", "moto", "asyncio", "multiprocessing", "ssl", "numpy", "pandas", "yaml"),
 ]
 

@@ -90,6 +90,14 @@ class Backend(Protocol):
         ...
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether every wait of every verb is one of `chunkstore.waiting`, so that calls can run on an event loop.
+
+        Otherwise each call from an event loop is given a thread. Where in doubt: False.
+        """
+        ...
+
+    @property
     def guarantees(self) -> Guarantees:
         """What holds here. May ask the server once, at most eight requests, and then remembers."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Final
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from chunkstore import waiting
 from chunkstore.errors import BackendUnavailableError, StorageFullError
 from chunkstore.process import NO_FORK, ProcessLocal
 
@@ -68,9 +70,7 @@ class HostLocks:
         turn: list[bool] = []
         file: list[int] = []
         try:
-            # By map: no signal handler runs inside it. After a plain call Ctrl-C could come between the lock's being taken
-            # and our knowing it, and the lock would stay taken as long as this process lives.
-            turn.extend(map(threads.acquire, (True,), (max(0.0, self._timeout),)))
+            waiting.take(threads, max(0.0, self._timeout), turn)
             if not turn[0]:
                 raise self._held_too_long(key)
             self._lock(self._path(stripe), key, until, file)
@@ -100,10 +100,10 @@ class HostLocks:
         """Puts the descriptor of the locked file into `file`."""
         pause = _FIRST_POLL
         try:
-            while not self._try(path, file):
+            while not waiting.apart(functools.partial(self._try, path, file)):
                 if time.monotonic() >= until:
                     raise self._held_too_long(key)
-                time.sleep(pause * random.uniform(0.5, 1.0))
+                waiting.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, POLL)
         except OSError as error:
             unusable = f"cannot lock {key!r}: the lock folder {self._folder} cannot be used ({error.strerror or error})"

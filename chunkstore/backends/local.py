@@ -69,6 +69,7 @@ class LocalBackend:
     """
 
     concurrency = 1
+    asynchronous = False
 
     def __init__(
         self, root: str | os.PathLike[str], *, durability: Durability = "barrier", deadline: float = 15.0

@@ -38,6 +38,7 @@ class MemoryBackend:
     """The objects under one name in this process. A forked child has its own copy, a spawned one starts empty."""
 
     concurrency = 1
+    asynchronous = False
     guarantees = _GUARANTEES
 
     def __init__(self, name: str = "") -> None:

@@ -16,7 +16,6 @@ import importlib.util
 import io
 import logging
 import os
-import queue
 import random
 import threading
 import weakref
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 
 import fsspec.asyn
 
+from chunkstore import waiting
 from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
@@ -184,6 +184,11 @@ class S3Backend:
         return self.settings.max_connections
 
     @property
+    def asynchronous(self) -> bool:
+        """Yes: requests, the probe and the locks of this host let an event loop run on."""
+        return True
+
+    @property
     def guarantees(self) -> Guarantees:
         """All, where the server honours conditions. Else those of lock files: nothing beyond this host is kept apart.
 
@@ -272,7 +277,7 @@ class S3Backend:
 
     def _probe(self) -> Verdict:
         # Sixty-four threads that start together ask once.
-        with self._asking.get():
+        with waiting.holding(self._asking.get()):
             if (known := recall(self.settings.root)) is not None:
                 return known
             try:
@@ -409,7 +414,7 @@ class _Server:
         """The objects as they arrive. Its reader makes room for more."""
         at_once = min(self._settings.max_connections, len(keys))
         room = asyncio.Semaphore(4 * at_once)
-        arrived: queue.SimpleQueue[tuple[str, Blob | None] | Exception] = queue.SimpleQueue()
+        arrived: waiting.Arrivals[tuple[str, Blob | None] | Exception] = waiting.Arrivals()
         loop = self._ready_loop()
         running = asyncio.run_coroutine_threadsafe(self._fetch(keys, at_once, room, arrived), loop)
 
@@ -428,10 +433,10 @@ class _Server:
         finally:
             running.cancel()
 
-    def _next(self, arrived: queue.SimpleQueue[tuple[str, Blob | None] | Exception]) -> tuple[str, Blob | None]:
+    def _next(self, arrived: waiting.Arrivals[tuple[str, Blob | None] | Exception]) -> tuple[str, Blob | None]:
         try:
-            item = arrived.get(timeout=self._settings.deadline + _GRACE)
-        except queue.Empty:
+            item = arrived.get(self._settings.deadline + _GRACE)
+        except TimeoutError:
             self._stuck()
         if isinstance(item, Exception):
             raise item
@@ -442,7 +447,7 @@ class _Server:
         keys: list[str],
         at_once: int,
         room: asyncio.Semaphore,
-        arrived: queue.SimpleQueue[tuple[str, Blob | None] | Exception],
+        arrived: waiting.Arrivals[tuple[str, Blob | None] | Exception],
     ) -> None:
         todo = iter(keys)
 
@@ -526,7 +531,7 @@ class _Server:
             work.close()
             raise
         try:
-            return running.result(self._settings.deadline + _GRACE)
+            return waiting.result(running, self._settings.deadline + _GRACE)
         except concurrent.futures.TimeoutError:
             self._stuck()
         finally:
@@ -534,7 +539,7 @@ class _Server:
             running.cancel()
 
     def _ready_loop(self) -> asyncio.AbstractEventLoop:
-        self._session.get()
+        waiting.value_of(self._session)
         return _loop()
 
     def _stuck(self) -> NoReturn:

@@ -25,7 +25,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import pytest
 
@@ -45,6 +45,9 @@ from chunkstore.errors import (
     NotSupportedError,
     ObjectNotFoundError,
 )
+
+if TYPE_CHECKING:
+    from chunkstore.greenlets import Calls
 
 T = TypeVar("T")
 
@@ -264,6 +267,38 @@ def use_every_verb(backend: Backend, gate: Gate, me: int, rounds: int) -> list[s
 
 
 # Running roles.
+
+
+def _calls_of(backend: Backend) -> Calls:
+    """What runs its verbs on an event loop; skips where it does not say that it is made for that."""
+    if not backend.asynchronous:
+        pytest.skip("the backend does not state `asynchronous`")
+    pytest.importorskip("greenlet")
+    from chunkstore.greenlets import Calls
+
+    return Calls(backend.concurrency)
+
+
+async def _turns_of_the_loop(run: Callable[[Callable[[], int]], Awaitable[int]], verb: Callable[[], object]) -> int:
+    """How often an event loop came round while the verb was at work on it."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def measured() -> int:
+        before = turns
+        verb()
+        return turns - before
+
+    counting = asyncio.ensure_future(count())
+    try:
+        return await run(measured)
+    finally:
+        counting.cancel()
 
 
 @dataclass(frozen=True)
@@ -1109,6 +1144,36 @@ class BackendSuite:
 
         (version,) = _at_once(lambda: asyncio.run(pipeline()))
         assert backend.get("user0/run.json").version == version
+
+    def test_where_it_is_asynchronous_every_verb_lets_the_event_loop_run(self, backend: Backend) -> None:
+        calls = _calls_of(backend)
+        backend.put("run/run.json", b"x", FOUND)
+        verbs: dict[str, Callable[[], object]] = {
+            "get": lambda: backend.get("run/run.json"),
+            "get_many": lambda: list(backend.get_many(["run/run.json"])),
+            "put": lambda: backend.put("run/run.json", b"y", ANY),
+            "delete": lambda: backend.delete("run/step.a.json"),
+            "list": lambda: list(backend.list("run/")),
+            "folders": lambda: list(backend.folders()),
+        }
+        for name, verb in verbs.items():
+            assert asyncio.run(_turns_of_the_loop(calls.run, verb)), f"{name} keeps the loop to itself"
+
+    def test_where_it_is_asynchronous_calls_of_one_loop_never_wait_for_each_other_for_ever(
+        self, backend: Backend
+    ) -> None:
+        calls = _calls_of(backend)
+        backend.put("run/run.json", b"x", FOUND)
+
+        async def all_at_once() -> None:
+            keys = ["run/run.json", "run/step.a.json"] * 8
+            await asyncio.gather(*(calls.run(backend.put, key, key.encode(), ANY) for key in keys))
+
+        async def in_time() -> None:
+            await asyncio.wait_for(all_at_once(), WATCHDOG_SECONDS)
+
+        asyncio.run(in_time())
+        assert backend.get("run/step.a.json").data == b"run/step.a.json"
 
     def test_it_can_be_used_again_after_it_was_closed(self, backend: Backend) -> None:
         version = backend.put("run/run.json", b"x", FOUND)

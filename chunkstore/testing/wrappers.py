@@ -6,13 +6,13 @@ Each writes out all verbs: a default that passes a new verb through would let it
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NoReturn, TypeVar
 
+from chunkstore import waiting
 from chunkstore.backends import ANY, Backend, Blob, Condition, Entry, Guarantees
 from chunkstore.errors import BackendUnavailableError, ConflictError, WriteStateUnknownError
 
@@ -81,6 +81,10 @@ class CountingBackend:
         return self.inner.concurrency
 
     @property
+    def asynchronous(self) -> bool:
+        return self.inner.asynchronous
+
+    @property
     def guarantees(self) -> Guarantees:
         return self.inner.guarantees
 
@@ -127,7 +131,7 @@ class SlowBackend:
         self,
         inner: Backend,
         latency: float,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = waiting.sleep,
         *,
         concurrency: int | None = None,
     ) -> None:
@@ -142,6 +146,10 @@ class SlowBackend:
     @property
     def place(self) -> str:
         return self.inner.place
+
+    @property
+    def asynchronous(self) -> bool:
+        return self.inner.asynchronous
 
     @property
     def guarantees(self) -> Guarantees:
@@ -212,6 +220,10 @@ class FlakyBackend:
     @property
     def concurrency(self) -> int:
         return self.inner.concurrency
+
+    @property
+    def asynchronous(self) -> bool:
+        return self.inner.asynchronous
 
     @property
     def guarantees(self) -> Guarantees:

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import pytest
 from witnesses import FolderWitness, MemoryWitness
 
+from chunkstore import waiting
 from chunkstore.backends import ANY, CREATE, Backend, Blob, Condition, Entry, Guarantees, unchanged
 from chunkstore.backends.local import LocalBackend
 from chunkstore.backends.memory import MemoryBackend
@@ -447,6 +448,32 @@ class IsClosedForEver(Broken):
         return super().get(key)
 
 
+class BlocksTheLoop(Broken):
+    """Says that it lets the loop run, and has no idea of it."""
+
+    asynchronous = True
+
+
+class WaitsForItself(Broken):
+    """Holds a plain lock while it waits."""
+
+    asynchronous = True
+    concurrency = 8
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name)
+        self.lock = threading.Lock()
+
+    def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
+        if not self.lock.acquire(timeout=0.5):
+            raise BackendUnavailableError("nobody lets it go", transient=True)
+        try:
+            waiting.sleep(0.001)
+            return super().put(key, data, condition)
+        finally:
+            self.lock.release()
+
+
 class IsAloneOnItsHost(Broken):
     """Compares under a lock of this host only, and says that it holds everywhere."""
 
@@ -665,6 +692,8 @@ BITES = [
     *of("a_child_forked_while_threads_are_busy_can_use_it", KeepsALockThroughForks),
     *of("sixteen_threads_can_use_it_at_once", FailsWhenItsThreadsAreMany),
     *of("it_can_be_used_inside_a_running_event_loop", RunsItsOwnEventLoop),
+    *of("where_it_is_asynchronous_every_verb_lets_the_event_loop_run", BlocksTheLoop),
+    *of("where_it_is_asynchronous_calls_of_one_loop_never_wait_for_each_other_for_ever", WaitsForItself),
     *of("it_can_be_used_again_after_it_was_closed", IsClosedForEver),
     *of("every_verb_says_when_the_place_is_out_of_reach", HidesErrorsOfGetMany, HidesErrorsOfList),
 ]

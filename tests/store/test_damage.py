@@ -290,6 +290,7 @@ class CaseBlind:
 
     place = "a case-blind place"
     concurrency = 1
+    asynchronous = False
 
     @property
     def guarantees(self) -> Guarantees:
