@@ -28,6 +28,7 @@ FLOORS = [
             "backends.s3faults",
             "backends.s3settings",
             "backends.s3fsengine",
+            "backends.obstoreengine",
             "backends.s3engine",
             "backends.s3server",
         ),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import importlib.util
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
 from chunkstore.backends.probe import EXACT, Root, Verdict, probe, recall, remember
+from chunkstore.backends.s3engine import require_engine
 from chunkstore.backends.s3fsengine import version_of
 from chunkstore.backends.s3server import Server, conflict
 from chunkstore.backends.s3settings import ConditionalWrites, EngineName, S3Settings
@@ -55,8 +55,6 @@ class S3Backend:
         lock_folder: str | os.PathLike[str] = "",
         engine: EngineName = "auto",
     ) -> None:
-        if importlib.util.find_spec("s3fs") is None:
-            raise NotSupportedError("s3fs is not installed, and S3 needs it: pip install 'chunkstore[s3]'")
         self.settings = settings = S3Settings(
             bucket=bucket,
             prefix=prefix,
@@ -72,6 +70,7 @@ class S3Backend:
             lock_folder=os.fspath(lock_folder),
             engine=engine,
         )
+        require_engine(settings)
         self._server = Server(settings)
         self._asking = ProcessLocal(threading.Lock)
         self._locks = HostLocks(settings.lock_folder or _lock_folder(settings.root), timeout=settings.deadline)
@@ -86,6 +85,11 @@ class S3Backend:
     def place(self) -> str:
         """`s3://bucket/prefix`, and the endpoint where one was set."""
         return self.settings.place
+
+    @property
+    def engine(self) -> str:
+        """What sends the requests of this process: `s3fs` or `obstore`."""
+        return self._server.engine.name
 
     @property
     def concurrency(self) -> int:

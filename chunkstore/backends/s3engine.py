@@ -5,14 +5,25 @@ s3fs is always there. obstore takes a fraction of the CPU, where it is installed
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Final, Protocol
 
 from chunkstore.backends.contract import Blob, Condition
-from chunkstore.backends.s3fsengine import S3fsEngine
+from chunkstore.backends.obstoreengine import ObstoreEngine
+from chunkstore.backends.s3fsengine import Answer, S3fsEngine
 from chunkstore.backends.s3settings import S3Settings
+from chunkstore.errors import NotSupportedError
+from chunkstore.process import was_inherited
 
-Answer = dict[str, Any]
+OLDEST_OBSTORE: Final = (0, 12)
+"""Older ones delete by a request that not every server knows."""
+
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -55,6 +66,37 @@ class Engine(Protocol):
         ...
 
 
+def require_engine(settings: S3Settings) -> None:
+    """Raises `NotSupportedError` where what the setting names is not installed."""
+    if importlib.util.find_spec("s3fs") is None:
+        raise NotSupportedError(
+            "s3fs is not installed, and S3 needs it, whatever the engine: pip install 'chunkstore[s3]'"
+        )
+    if settings.engine == "obstore" and not _has_obstore():
+        oldest = ".".join(map(str, OLDEST_OBSTORE))
+        raise NotSupportedError(
+            f"engine is obstore, and obstore {oldest} or newer is not installed: pip install 'chunkstore[fast]'"
+        )
+
+
 def engine_for(settings: S3Settings) -> Engine:
-    """The engine of this process."""
-    return S3fsEngine(settings)
+    """The engine of this process. Nothing is sent."""
+    return ObstoreEngine(settings) if _takes_obstore(settings) else S3fsEngine(settings)
+
+
+def _takes_obstore(settings: S3Settings) -> bool:
+    if settings.engine == "s3fs":
+        return False
+    if was_inherited("obstore"):
+        # Its threads stayed with the parent: the first request of a forked child would wait for them for ever.
+        log.debug("s3fs takes over from obstore, which a forked process must not use")
+        return False
+    return settings.engine == "obstore" or _has_obstore()
+
+
+@functools.cache
+def _has_obstore() -> bool:
+    if importlib.util.find_spec("obstore") is None:
+        return False
+    found = tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("obstore"))[:2])
+    return found >= OLDEST_OBSTORE

@@ -20,9 +20,9 @@ import fsspec.asyn
 
 from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition
-from chunkstore.backends.s3engine import Answer, Engine, engine_for
+from chunkstore.backends.s3engine import Engine, engine_for
 from chunkstore.backends.s3faults import Fault, answer_of, fault_of
-from chunkstore.backends.s3fsengine import running_loop
+from chunkstore.backends.s3fsengine import Answer, running_loop
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.errors import (
     BackendUnavailableError,
