@@ -26,6 +26,7 @@ from chunkstore.errors import (
     StorageFullError,
     WriteStateUnknownError,
 )
+from chunkstore.following import RunChange
 from chunkstore.models import (
     TERMINAL,
     BranchLog,
@@ -69,6 +70,7 @@ __all__ = [
     "ParameterNotFoundError",
     "Parameters",
     "Reading",
+    "RunChange",
     "RunLog",
     "RunLogExistsError",
     "RunLogNotFoundError",

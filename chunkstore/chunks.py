@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
@@ -42,6 +42,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MAX_WRITERS: Final = 64
+_NONE_SEEN: Final[Mapping[str, str]] = {}
 _REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may meet half an object
 
 
@@ -93,6 +94,8 @@ class Scan:
     """Keys that were asked for or listed, and not there: never written, or deleted meanwhile."""
     left_over: list[Stored] = field(default_factory=list)
     """Chunks of a deleted run of the same id, written by somebody who did not know that it was gone."""
+    unchanged: list[str] = field(default_factory=list)
+    """Keys of chunks that the caller has seen as they still are."""
 
 
 class _Session:
@@ -239,15 +242,18 @@ class Chunks:
         """The chunks that are there. One request each, all at once."""
         return self._without_left_overs(self._fetch([keys.key_of(chunk) for chunk in chunks], Scan()))
 
-    def scan(self, prefix: str) -> Scan:
-        """All chunks whose key starts with the prefix. One listing, and one request for each that changed since last seen."""
+    def scan(self, prefix: str, seen: Mapping[str, str] = _NONE_SEEN) -> Scan:
+        """All chunks whose key starts with the prefix, less those that still have the version in which the caller has seen them.
+
+        One listing, and one request for each chunk that changed since this process last saw it.
+        """
         while True:
-            scan = self._without_left_overs(self._scan(prefix))
+            scan = self._without_left_overs(self._scan(prefix, seen))
             if all(self._stands(stored) for stored in scan.chunks if _is_header(stored)):
                 return scan
             # The run was deleted and made anew meanwhile: what was read of the first one goes with no other chunk.
 
-    def _scan(self, prefix: str) -> Scan:
+    def _scan(self, prefix: str, seen: Mapping[str, str]) -> Scan:
         scan, fetch = Scan(), []
         # By key: a name that is being replaced may come twice.
         listed = {entry.key: entry for entry in self.backend.list(prefix)}
@@ -255,7 +261,9 @@ class Chunks:
             scan.vanished.extend(self._drop_missing(prefix, listed))
         for entry in listed.values():
             known = self.known.get(entry.key)
-            if known is not None and entry.version and known.version == entry.version:
+            if entry.version and seen.get(entry.key) == entry.version:
+                scan.unchanged.append(entry.key)
+            elif known is not None and entry.version and known.version == entry.version:
                 scan.chunks.append(known)
             elif keys.is_chunk(entry.key) and entry.size > codec.MAX_OBJECT_BYTES:
                 scan.damaged.append(codec.too_large_to_be_one(entry.key, entry.size))
@@ -269,6 +277,10 @@ class Chunks:
         for key in missing:
             self.known.forget(key)
         return missing
+
+    def pause(self, seconds: float) -> None:
+        """Waits, before a place is asked again what is new there."""
+        self._timing.sleep(seconds)
 
     def close(self) -> None:
         """Lets threads and connections go; both come again when they are needed."""

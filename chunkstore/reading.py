@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from chunkstore.known import Origin, Origins, Stored
 from chunkstore.models import BranchLog, JobLog, RunLog, Status
 from chunkstore.schema import Schema
 from chunkstore.values import Content
+from chunkstore.watching import ROUNDS, snapshot
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class Parameters(dict[str, object]):
 class Finding:
     """Something in a run that a person should look at.
 
-    `sort` is `damaged`; `orphan`, whose parent was not there; or `left over` from a deleted run of the same id, and not in the run log.
+    `sort` is `damaged`; `orphan`, whose parent was not there; `left over` from a deleted run of the same id, and not in the run
+    log; or `unsettled`, where a snapshot was asked for and others did not stop writing.
     """
 
     sort: str
@@ -88,7 +90,18 @@ class Reader:
 
     def full(self, run_id: str) -> Reading:
         """Everything, put together."""
-        scan = self._chunks.scan(keys.prefix_of_run(run_id))
+        return self._put_together(run_id, self._chunks.scan(keys.prefix_of_run(run_id)))
+
+    def snapshot(self, run_id: str) -> Reading:
+        """Everything as it stood at one moment; where there was none, a finding says so."""
+        scan, settled = snapshot(self._chunks, run_id)
+        reading = self._put_together(run_id, scan)
+        if settled:
+            return reading
+        message = f"run {run_id!r} changed during each of {ROUNDS} looks at it, so this is no snapshot; read it again"
+        return replace(reading, findings=(*reading.findings, Finding("unsettled", run_id, message)))
+
+    def _put_together(self, run_id: str, scan: Scan) -> Reading:
         self._require_that_it_is_there(run_id, scan)
         damaged = scan.damaged
         by_kind: dict[str, list[Stored]] = {kind.value: [] for kind in Kind}
@@ -154,13 +167,17 @@ class Reader:
         self._origins.note(run_log, Origin(stored.key, stored.chunk.content, parameters or {}))
         return run_log
 
+    def parameter(self, stored: Stored) -> object:
+        """The value of one parameter."""
+        return self._schema.read_parameter(stored.chunk.content, stored.key)
+
     def parameters(self, found: Iterable[Stored], damaged: list[FormatError]) -> Parameters:
         """The parameters of one scope; what cannot be read is added to `damaged`."""
         parameters, seen = {}, {}
         for stored in sorted(found, key=age):
             name = stored.chunk.envelope.name
             try:
-                parameters[name] = self._schema.read_parameter(stored.chunk.content, stored.key)
+                parameters[name] = self.parameter(stored)
             except FormatError as error:
                 damaged.append(error)
             seen[stored.key] = stored.chunk.content

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from chunkstore import keys, values
 from chunkstore.assembly import collector_paused, parent_branch
@@ -23,7 +23,9 @@ from chunkstore.errors import (
     AlreadyExistsError,
     BranchLogNotFoundError,
     ChunkStoreError,
+    ConflictError,
     FormatError,
+    InvalidInputError,
     JobLogNotFoundError,
     NotFoundError,
     ObjectNotFoundError,
@@ -32,6 +34,7 @@ from chunkstore.errors import (
     StepLogNotFoundError,
     StorageFullError,
 )
+from chunkstore.following import Follower, RunChange
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
 from chunkstore.models import (
@@ -51,6 +54,9 @@ from chunkstore.values import Content, Json
 from chunkstore.writing import Writer
 
 log = logging.getLogger(__name__)
+
+Consistency = Literal["chunk", "snapshot"]
+"""What a reader gets beside writers: each chunk whole, or all chunks as they stood at one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +167,26 @@ class ChunkedRunLogStore:
             raise RunLogExistsError(self._exists(run_id), run_id=run_id) from error
         return self._reader.noted(cast(RunLog, run_log), stored)
 
-    def get_run_log_by_id(self, run_id: str, full: bool = True, *, strict: bool = True) -> RunLog:
+    def get_run_log_by_id(
+        self, run_id: str, full: bool = True, *, strict: bool = True, consistency: Consistency = "chunk"
+    ) -> RunLog:
         """The run log: complete, or with `full=False` its header, job and parameters without steps.
 
         Complete: one listing (one request per 1,000 chunks) and one request for each chunk that changed since this process
         last saw it, all at once. Every write that returned before the call is in it, and no step without its parents.
         Without steps: two requests for header and job, then as `get_parameters`.
 
+        Each chunk is whole, but writes during the call may be in it or not, a later one and not an earlier one of another writer. With
+        `consistency="snapshot"` all chunks stood there at one moment: the run is listed until nothing changed between two listings, at
+        most ten times; one listing more where nobody writes. Raises `ConflictError` where it never stood still.
+
         Raises `RunLogNotFoundError`. Raises `FormatError` where chunks are damaged, naming them; with `strict=False` they are left out
         and logged: see `read_run_log`.
         """
-        reading = self.read_run_log(run_id, full=full)
+        reading = self.read_run_log(run_id, full=full, consistency=consistency)
+        unsettled = [finding for finding in reading.findings if finding.sort == "unsettled"]
+        if unsettled:
+            raise ConflictError(f"{unsettled[0].message}, or without consistency='snapshot'", run_id=run_id)
         damaged = [finding for finding in reading.findings if finding.sort == "damaged"]
         for finding in reading.findings:
             log.warning("run %r: %s", run_id, finding.message)
@@ -184,15 +199,36 @@ class ChunkedRunLogStore:
             )
         return reading.run_log
 
-    def read_run_log(self, run_id: str, full: bool = True) -> Reading:
+    def read_run_log(self, run_id: str, full: bool = True, *, consistency: Consistency = "chunk") -> Reading:
         """The run log as far as it can be read, and what is damaged or has no parent. Costs as `get_run_log_by_id`.
 
-        Raises `RunLogNotFoundError`; with a damaged header the run log is there with its id alone.
+        A snapshot without steps is read in full. Raises `RunLogNotFoundError`; with a damaged header the run log is there with its
+        id alone.
         """
+        if consistency not in ("chunk", "snapshot"):
+            raise InvalidInputError(f"consistency must be 'chunk' or 'snapshot', not {consistency!r}", run_id=run_id)
         with collector_paused():
-            reading = self._reader.full(run_id) if full else self._reader.without_steps(run_id)
+            reading = self._read_run(run_id, full=full, consistency=consistency)
         self._chunks.known.found(run_id)  # also where its header is damaged
         return reading
+
+    def _read_run(self, run_id: str, *, full: bool, consistency: Consistency) -> Reading:
+        if consistency == "chunk":
+            return self._reader.full(run_id) if full else self._reader.without_steps(run_id)
+        reading = self._reader.snapshot(run_id)
+        if not full:
+            reading.run_log.steps = {}
+        return reading
+
+    def follow(self, run_id: str, *, poll_seconds: float = 1.0) -> Iterator[RunChange]:
+        """The changes of a run as they come: first all that is there, oldest first, then what is new; until the run has ended.
+
+        Each look costs one listing, and one request for each chunk that changed; there is a pause between two. After the terminal
+        status it looks until it finds nothing new. Raises `RunLogNotFoundError` where the run is not there, or is deleted meanwhile.
+        """
+        if not poll_seconds > 0:
+            raise InvalidInputError(f"poll_seconds must be above 0, not {poll_seconds!r}", run_id=run_id)
+        return Follower(self._chunks, self._reader, run_id).changes(poll_seconds)
 
     def put_run_log(self, run_log: RunLog) -> None:
         """Stores a run log with all that is in it: what changed since it was read, and what is new. Erases nothing.

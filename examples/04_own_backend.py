@@ -14,7 +14,9 @@ class DictBackend:
 
     place = "a dict"
     concurrency = 1
-    guarantees = Guarantees(True, True, across_processes=False, across_hosts=False, atomic=True, durable=False)
+    guarantees = Guarantees(
+        True, True, across_processes=False, across_hosts=False, atomic=True, durable=False, conditional_delete=True
+    )
 
     def __init__(self) -> None:
         self.objects: dict[str, Blob] = {}

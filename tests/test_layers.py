@@ -35,7 +35,7 @@ FLOORS = [
         *("backends.memory", "backends.local", "backends.s3"),
     ],
     ["merge", "known", "schema", "chunks", "assembly"],
-    ["reading", "writing", "store"],
+    ["watching", "reading", "following", "writing", "store"],
     ["config", ""],
     ["integrations", "integrations.runnable", "show"],
 ]

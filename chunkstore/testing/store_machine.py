@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar, cast
+from itertools import islice
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -179,6 +180,9 @@ class Lost(Enum):
 
 
 LOST = Lost.LOST
+
+FULL: Final = ("run", "snapshot")
+"""The sorts of reading that give all of a run."""
 
 
 class Put(NamedTuple):
@@ -495,6 +499,25 @@ class StoreMachine(RuleBasedStateMachine):
         run_id = self._run(which)
         held = self._read(self.processes[number], run_id, pick(self._readable(run_id), where))
         return multiple() if held is LOST else held
+
+    @rule(number=STORE, which=WHICH)
+    def follow_a_run(self, number: int, which: int) -> None:
+        run_id = self._run(which)
+        run, process = self.runs[run_id], self.processes[number]
+        there = {("step", "", name) for name, _ in steps_of(run)} | {
+            ("branch", "", name) for name, _ in branches_of(run)
+        }
+        scopes = {"": run["parameters"], **{name: branch["parameters"] for name, branch in branches_of(run)}}
+        there |= {("parameter", scope, name) for scope, found in scopes.items() for name in found}
+        there |= {("run", "", "")} | ({("job", "", "")} if run["job"] is not None else set())
+        # After the first look comes a pause.
+        looked = self._ask(process, lambda: list(islice(process.store.follow(run_id), len(there))))
+        if looked is LOST:
+            return
+        assert {(change.kind, change.scope, change.name) for change in looked} == there
+        assert {change.sort for change in looked} == {"new"}
+        self._saw_all(process, run_id)
+        self._seen(process, run_id, self._names(run))
 
     @rule(number=STORE, which=WHICH, name=NAMES)
     def look_for_what_is_not_there(self, number: int, which: int, name: str) -> None:
@@ -858,7 +881,7 @@ class StoreMachine(RuleBasedStateMachine):
         job = [("job", "")] if run["job"] is not None else []
         steps = [("step", name) for name, _ in steps_of(run)]
         branches = [("branch", name) for name, _ in branches_of(run)]
-        return [("run", ""), ("header", ""), ("header as a branch", ""), *job, *steps, *branches]
+        return [("run", ""), ("snapshot", ""), ("header", ""), ("header as a branch", ""), *job, *steps, *branches]
 
     def _read(self, process: Process, run_id: str, what: tuple[str, str]) -> Held | Lost:
         """Reads it, and compares it with the model."""
@@ -868,6 +891,7 @@ class StoreMachine(RuleBasedStateMachine):
             "branch": lambda: store.get_branch_log(name, run_id),
             "job": lambda: store.get_job_log(run_id),
             "run": lambda: store.get_run_log_by_id(run_id),
+            "snapshot": lambda: store.get_run_log_by_id(run_id, consistency="snapshot"),
             "header": lambda: store.get_run_log_by_id(run_id, full=False),
             "header as a branch": lambda: store.get_branch_log("", run_id),
         }
@@ -882,9 +906,9 @@ class StoreMachine(RuleBasedStateMachine):
         elif isinstance(found, JobLog):
             assert fields_of(found) == run["job"]
         else:
-            assert picture(found) == (run if sort == "run" else {**run, "steps": {}})
+            assert picture(found) == (run if sort in FULL else {**run, "steps": {}})
             self._saw(process, run_id, "")
-        if sort == "run":
+        if sort in FULL:
             self._saw_all(process, run_id)
             self._seen(process, run_id, self._names(run))
         elif name:

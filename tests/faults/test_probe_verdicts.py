@@ -119,10 +119,15 @@ def test_no_fault_at_any_request_of_the_probe_makes_its_verdict_wrong(
             for position in [(3 * number + shift) % MOST_REQUESTS for shift in range(between(2, MOST_REQUESTS))]:
                 times = 1 + (number + position) % 2
                 verdict = asked(faults, backend, Rule(fault, verb, skip=position, times=times, seconds=0.02))
-                assert verdict in {VERDICTS[quirks], None}, f"{quirks}, {fault} at {position}, {times} times: {verdict}"
+                assert verdict in _true(VERDICTS[quirks]), f"{quirks}, {fault} at {position}, {times} times: {verdict}"
                 tried += 1
     backend.close()
     tally("probes under a network fault", tried)
+
+
+def _true(verdict: str) -> set[str | None]:
+    """What may be said where one request failed: nothing, or that deletes were not found to honour conditions."""
+    return {verdict, "cas", None} if verdict == "all" else {verdict, None}
 
 
 def asked(faults: FaultServer, backend: Any, rule: Rule) -> str | None:

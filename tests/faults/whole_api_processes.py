@@ -8,14 +8,15 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Final
+from unittest.mock import patch
 
 from pydantic import BaseModel
 
-from chunkstore import ChunkedRunLogStore, ChunkStoreError, StoreSettings
+from chunkstore import ChunkedRunLogStore, ChunkStoreError, RunChange, StoreSettings
 from chunkstore.backends import Backend
 from chunkstore.clock import HybridClock
 
@@ -113,6 +114,10 @@ class Away:
 
         return call
 
+    def follow(self, run_id: str) -> Iterator[RunChange]:
+        """The first look alone: what comes later cannot travel."""
+        return iter(self._peer.tell("follow", self._number, run_id))
+
     @property
     def supports_parallel_writes(self) -> bool:
         found: bool = self._peer.tell("property", self._number, "supports_parallel_writes")
@@ -190,11 +195,26 @@ def _done(what: str, arguments: list[Any], homes: dict[int, Home]) -> object:
         return None
     if what == "property":
         return getattr(home.store, arguments[0])
+    if what == "follow":
+        return first_look(home.store, *arguments)
     name, sent, keywords, mine = arguments
     result = getattr(home.store, name)(*(_kept(one, home.kept) for one in sent), **keywords)
     if isinstance(result, BaseModel):
         home.kept[mine] = result
     return result
+
+
+class _PausedError(Exception):
+    """The first look is over."""
+
+
+def first_look(store: ChunkedRunLogStore, run_id: str) -> list[RunChange]:
+    """What a follower sees before it pauses."""
+    seen = []
+    with patch.object(store._chunks, "pause", side_effect=_PausedError), suppress(_PausedError):
+        for change in store.follow(run_id):
+            seen.append(change)  # noqa: PERF402  a list that is made at once is lost with the pause
+    return seen
 
 
 def opened(backend: Backend, settings: StoreSettings, now: Skewed) -> ChunkedRunLogStore:

@@ -49,8 +49,8 @@ def the_cache_is_believed(patch: pytest.MonkeyPatch) -> None:
         before.setdefault(f"{id(self)}{one.key}", one)
         keep(self, one)
 
-    def stale(self: chunks.Chunks, prefix: str) -> chunks.Scan:
-        found = real(self, prefix)
+    def stale(self: chunks.Chunks, prefix: str, *seen: Any) -> chunks.Scan:
+        found = real(self, prefix, *seen)
         old = [before.get(f"{id(self.known)}{one.key}", one) for one in found.chunks]
         return chunks.Scan(old, found.damaged)
 
@@ -161,11 +161,11 @@ def a_broken_listing_passes_for_a_whole_one(patch: pytest.MonkeyPatch) -> None:
             except BackendUnavailableError:
                 return
 
-    def scan(self: Any, prefix: str) -> Any:
+    def scan(self: Any, prefix: str, *seen: Any) -> Any:
         inner = self.backend
         self.backend = Half(inner)
         try:
-            return real(self, prefix)
+            return real(self, prefix, *seen)
         finally:
             self.backend = inner
 

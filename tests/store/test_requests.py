@@ -188,6 +188,11 @@ def full_run(scene: Scene) -> None:
     scene.store.add_step_log(composite(scene), scene.run)
 
 
+def first_look(scene: Scene) -> None:
+    """All that is there: after the last of it comes the pause."""
+    list(itertools.islice(scene.other.follow(scene.run), FULL_RUN))
+
+
 FULL_RUN = 1 + 1 + 5 + 1 + 2 * 3
 
 
@@ -587,6 +592,14 @@ TABLE = [
     Row("create_code_identity", "always", lambda s: s.store.create_code_identity(), {}),
     Row("create_data_catalog", "always", lambda s: s.store.create_data_catalog("a"), {}),
     Row("get_summary", "always", lambda s: s.store.get_summary(), {}),
+    Row("follow", "the first look", first_look, {"list": 1, "read": FULL_RUN}, full_run),
+    Row(
+        "get_run_log_by_id",
+        "a snapshot",
+        lambda s: s.other.get_run_log_by_id(s.run, consistency="snapshot"),
+        {"list": 2, "read": FULL_RUN},
+        full_run,
+    ),
     Row("close", "always", lambda s: s.store.close(), {}),
 ]
 # fmt: on

@@ -1,0 +1,112 @@
+"""A live run, change by change: what a person or a program sees who watches it until its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from chunkstore import keys
+from chunkstore.chunks import Chunks
+from chunkstore.errors import FormatError
+from chunkstore.keys import Kind
+from chunkstore.known import Stored
+from chunkstore.models import TERMINAL
+from chunkstore.reading import Reader, age
+from chunkstore.watching import Sight, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """One chunk of a run that is new, changed, gone or damaged since the last look."""
+
+    sort: Literal["new", "changed", "removed", "damaged"]
+    kind: str
+    """`run` (the header), `job`, `step`, `branch` or `parameter`."""
+    name: str
+    """The step's or branch's internal name, the parameter's name; empty for the run and the job."""
+    scope: str = ""
+    """The branch that a parameter belongs to; empty for the run's own."""
+    value: object = None
+    """The run log without steps, the job, step or branch log, or the parameter's value; None for what is gone or damaged."""
+    message: str = ""
+    """What is damaged, and what to do about it."""
+
+
+class Follower:
+    """One reader's way through a run, from what is there to its end."""
+
+    def __init__(self, chunks: Chunks, reader: Reader, run_id: str) -> None:
+        self._run_id = run_id
+        self._reader = reader
+        self._watch = Watch(chunks, run_id)
+        self._pause = chunks.pause
+        self._met: set[str] = set()
+        self._damaged: set[str] = set()
+        self._status = ""
+
+    def changes(self, poll_seconds: float) -> Iterator[RunChange]:
+        """The changes, look by look; ends when the run has ended and one more look finds nothing new."""
+        while True:
+            ended = self._has_ended()
+            found = self._look()
+            yield from found
+            if ended and self._has_ended() and not found:
+                return
+            self._pause(poll_seconds)
+
+    def _has_ended(self) -> bool:
+        return self._status in TERMINAL
+
+    def _look(self) -> list[RunChange]:
+        first = not self._met and not self._damaged
+        sight = self._watch.look()
+        header = keys.key_of(keys.header(self._run_id))
+        if sight.anew or header in sight.removed or (first and not _shows(sight, header)):
+            raise self._reader.no_run(self._run_id)
+        changed = [self._changed(stored) for stored in sorted(sight.changed, key=age)]
+        return [*changed, *self._newly_damaged(sight), *map(self._removed, sight.removed)]
+
+    def _changed(self, stored: Stored) -> RunChange:
+        envelope = stored.chunk.envelope
+        if envelope.deleted:
+            raise self._reader.no_run(self._run_id)
+        sort: Literal["new", "changed"] = "changed" if stored.key in self._met else "new"
+        self._met.add(stored.key)
+        self._damaged.discard(stored.key)
+        try:
+            value = self._value(stored)
+        except FormatError as error:  # whole bytes, and not what a step or a run consists of
+            return RunChange("damaged", envelope.kind, envelope.name, envelope.scope, message=str(error))
+        return RunChange(sort, envelope.kind, envelope.name, envelope.scope, value)
+
+    def _value(self, stored: Stored) -> object:
+        kind = Kind(stored.chunk.envelope.kind)
+        if kind is Kind.HEADER:
+            run_log = self._reader.header(stored)
+            self._status = run_log.status.upper()
+            return run_log
+        if kind is Kind.PARAMETER:
+            return self._reader.parameter(stored)
+        return self._reader.model(stored)
+
+    def _newly_damaged(self, sight: Sight) -> list[RunChange]:
+        """Damage is found again at each look, and told once."""
+        new = [error for error in sight.damaged if error.key not in self._damaged]
+        self._damaged = {error.key for error in sight.damaged}
+        return [_about("damaged", error.key, str(error)) for error in new]
+
+    def _removed(self, key: str) -> RunChange:
+        self._met.discard(key)
+        return _about("removed", key)
+
+
+def _about(sort: Literal["removed", "damaged"], key: str, message: str = "") -> RunChange:
+    """A change of which only the key is known: of a very long name that is its head."""
+    chunk = keys.parse(key)
+    assert chunk is not None
+    return RunChange(sort, chunk.kind.value, chunk.name, chunk.scope, message=message)
+
+
+def _shows(sight: Sight, key: str) -> bool:
+    return any(stored.key == key for stored in sight.changed) or any(error.key == key for error in sight.damaged)
