@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """Local disk: which acknowledged writes survive. See `docs/concepts.md`."""
     conditional_writes: Literal["auto", "require", "off"] = "auto"
     """S3: what to do where the server ignores conditions; `require` refuses it, `off` never sends them."""
+    engine: Literal["auto", "s3fs", "obstore"] = "auto"
+    """S3: what sends the requests; `auto` takes obstore where it is installed, able and safe."""
     require: Literal["across-processes", "across-hosts"] | None = None
     """Refuse to open a place that cannot promise this much for parallel writers."""
     endpoint_url: Annotated[str, AfterValidator(_without_credentials)] = ""
@@ -182,6 +184,7 @@ def _open_s3(url: str, settings: Settings) -> Backend:
         max_connections=settings.max_connections,
         conditional_writes=settings.conditional_writes,
         lock_folder=settings.lock_folder,
+        engine=settings.engine,
     )
 
 

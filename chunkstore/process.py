@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -64,7 +65,32 @@ NO_FORK: Final = threading.RLock()
 """Held while something is half done that a child must not inherit: a fork by Python waits for it. Never for long."""
 
 
+def was_inherited(module: str) -> bool:
+    """Whether a module was loaded already when this process was forked off its parent."""
+    process = os.getpid()
+    if process not in _INHERITED:  # a fork by an extension module, which runs no hook
+        _INHERITED[process] = frozenset(sys.modules)
+    return module in _INHERITED[process]
+
+
+def _forked() -> bool:
+    """Whether this process is a fork that runs no program of its own, as far as the system tells."""
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - one line, at import
+            flags = int(stat.read().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _FORKED_WITHOUT_EXEC)
+
+
+_FORKED_WITHOUT_EXEC: Final = 0x40  # PF_FORKNOEXEC of the kernel
+
+_INHERITED: Final[dict[int, frozenset[str]]] = {os.getpid(): frozenset(sys.modules if _forked() else ())}
+
+
 def _abandon_inherited() -> None:
+    _INHERITED.clear()
+    _INHERITED[os.getpid()] = frozenset(sys.modules)
     NO_FORK._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - its holder, who forked, is another thread by number
     for local in list(_LIVING):
         local.abandon()

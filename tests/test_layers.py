@@ -26,6 +26,11 @@ FLOORS = [
             "backends.localsync",
             "backends.probe",
             "backends.s3faults",
+            "backends.s3settings",
+            "backends.s3fsengine",
+            "backends.obstoreengine",
+            "backends.s3engine",
+            "backends.s3server",
         ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
@@ -52,7 +57,8 @@ IMPORTS_ONLY = {
 """Rooms that are pure, or know one thing only."""
 
 EXTRAS = {
-    "backends.s3": {"fsspec", "s3fs", "aiobotocore", "botocore"},
+    "backends.s3fsengine": {"fsspec", "s3fs", "aiobotocore"},
+    "backends.s3server": {"fsspec"},
     "backends.s3faults": {"botocore", "aiohttp"},
     "backends.hostlock": {"filelock"},
     "greenlets": {"greenlet"},

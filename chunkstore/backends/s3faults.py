@@ -13,10 +13,42 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _CREDENTIALS: Final = re.compile(r"//[^/\s\"']*@")
+_REPLY: Final = re.compile(r"Server returned non-2xx status code: (?P<status>\d{3})(?P<body>.*)", re.DOTALL)
+_CODE: Final = re.compile(r"<Code>\s*([^<\s]+)\s*</Code>")
+_NO_CONNECTION: Final = re.compile(r"legacy::Error\(\s*Connect,")
+_UNTRUSTED: Final = re.compile(r"InvalidCertificate|UnknownIssuer|CertificateError")
 
 
 class StrangeReplyError(Exception):
     """A reply of success that no S3 server gives: a gateway's page, or nothing at all."""
+
+
+class UnnamedVersionError(StrangeReplyError):
+    """A reply of success to a write that names no version."""
+
+
+class RefusedError(Exception):
+    """A reply of failure that came through obstore, kept as botocore keeps it."""
+
+    def __init__(self, said: str, status: int, code: str) -> None:
+        super().__init__(said)
+        self.response = {"Error": {"Code": code} if code else {}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+class ElsewhereError(RefusedError):
+    """The server sends us to another region or endpoint."""
+
+
+class NeverSentError(Exception):
+    """There was no connection through obstore, so the server never heard of the request."""
+
+
+class UntrustedError(NeverSentError):
+    """There was no connection, because the server's certificate was not trusted."""
+
+
+class WireBrokeError(Exception):
+    """No whole reply came through obstore: the connection broke, or nothing came for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +178,8 @@ TYPES: Final[Mapping[str, Fault | None]] = {
     for fault, names in {
         # aiobotocore says this of refused connections and of connections that broke: the cause knows which.
         None: "EndpointConnectionError ProxyConnectionError",
-        UNREACHABLE: "ClientConnectorError ConnectTimeoutError ConnectionRefusedError gaierror",
-        CERTIFICATE: "SSLError ClientSSLError",
+        UNREACHABLE: "ClientConnectorError ConnectTimeoutError ConnectionRefusedError gaierror NeverSentError",
+        CERTIFICATE: "SSLError ClientSSLError UntrustedError",
         NO_CREDENTIALS: (
             "NoCredentialsError PartialCredentialsError CredentialRetrievalError MetadataRetrievalError ProfileNotFound"
             " UnknownCredentialError NoAuthTokenError SSOError LoginError TokenRetrievalError"
@@ -155,7 +187,7 @@ TYPES: Final[Mapping[str, Fault | None]] = {
         ),
         BROKEN: (
             "HTTPClientError ConnectionError IncompleteReadError ChecksumError FlexibleChecksumError"
-            " StrangeReplyError ResponseParserError ClientPayloadError ClientConnectionError ClientResponseError TimeoutError OSError"
+            " StrangeReplyError WireBrokeError ResponseParserError ClientPayloadError ClientConnectionError ClientResponseError TimeoutError OSError"
         ),
         REJECTED: "BotoCoreError ClientError",
     }.items()
@@ -184,6 +216,32 @@ def answer_of(error: BaseException) -> str:
             return f"{status} {code}" if code != str(status) else code
     said = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
     return _CREDENTIALS.sub("//***@", said)[:300]  # botocore shows the endpoint as it was given
+
+
+def obstore_said(error: Exception, key: str) -> Exception:
+    """What an exception of obstore tells, as one that `fault_of` knows; itself, where it is none of obstore's.
+
+    Its types lie (a 409, where nothing was written, comes as "already exists"), so its text decides: obstore writes the reply's
+    status and body into it, and behind that, in the form that programmers see, what became of a connection.
+    """
+    # The key stands before all that, and could hold anything.
+    text, _, inside = str(error).replace(key, "").partition("\n\nDebug source:")
+    said = text.splitlines()[0] if text else type(error).__name__
+    if (reply := _REPLY.search(text)) is not None:
+        code = _CODE.search(reply["body"])
+        return _refused(said, int(reply["status"]), code[1] if code else "")
+    if "BareRedirect" in inside or "kind: Redirect" in inside:
+        return ElsewhereError(said, 301, "")
+    if "ETag Header missing" in text:
+        return UnnamedVersionError(said)
+    if _NO_CONNECTION.search(inside):
+        return (UntrustedError if _UNTRUSTED.search(inside) else NeverSentError)(said)
+    return WireBrokeError(said) if inside else error
+
+
+def _refused(said: str, status: int, code: str) -> RefusedError:
+    refused = RefusedError(said, status, code)
+    return ElsewhereError(said, status, code) if _fault_of_response(refused.response) is REGION else refused
 
 
 def response_of(error: BaseException) -> Mapping[str, Any] | None:

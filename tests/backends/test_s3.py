@@ -1014,7 +1014,7 @@ def test_close_really_closes_and_it_may_be_used_again(s3: S3Backend, told: Scrip
     for _ in itertools.repeat(None, 3):
         assert s3.get(KEY).data == b"x"
         s3.close()
-        assert s3._server._session.get()._open == []
+        assert s3._server.engine._open == []
     s3.close()
 
 

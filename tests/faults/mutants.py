@@ -40,6 +40,8 @@ LOCAL: Final = "backends/local.py"
 SYNCS: Final = "backends/localsync.py"
 LOCKS: Final = "backends/hostlock.py"
 S3: Final = "backends/s3.py"
+S3FS: Final = "backends/s3fsengine.py"
+SERVER: Final = "backends/s3server.py"
 CHUNKS: Final = "chunks.py"
 
 MUTANTS: Final = (
@@ -150,14 +152,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "S3: If-None-Match",
-        S3,
+        S3FS,
         '{"IfNoneMatch": "*"}',
         "{}",
         "backends/test_s3.py -k moto",
     ),
     Mutant(
         "S3: If-Match",
-        S3,
+        S3FS,
         '{"IfMatch": f\'"{condition.version}"\'}',
         "{}",
         "backends/test_s3.py -k moto",
@@ -171,14 +173,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "S3: a reply that is no listing is no empty listing",
-        S3,
-        '            if "IsTruncated" not in answer:\n',
-        "            if False:\n",
+        S3FS,
+        '        if "IsTruncated" not in answer:\n',
+        "        if False:\n",
         "faults/test_network.py -k listing",
     ),
     Mutant(
         "S3: a write that was acknowledged without a version is read",
-        S3,
+        SERVER,
         "            if found.data == data:\n",
         "            if True:\n",
         "faults/test_network.py -k version",

@@ -68,7 +68,7 @@ def opened(url: str, bucket: str, *, probed: bool, folder: Path) -> ChunkedRunLo
 def warm(store: ChunkedRunLogStore) -> ChunkedRunLogStore:
     """With its client made, which takes time on a busy machine and none on the network."""
     server: Any = store.backend._server  # type: ignore[attr-defined]
-    server._run(server._session.get()._opened())
+    server._run(server.engine.opened())
     return store
 
 
@@ -210,7 +210,7 @@ def test_a_storm_that_ends_in_silence_is_given_up_in_time(faults: FaultServer, t
 def test_a_deadline_that_passes_while_one_waits_for_another_try_tells_what_failed(
     faults: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr("chunkstore.backends.s3.PAUSES", (0.01, 60.0, 60.0))
+    monkeypatch.setattr("chunkstore.backends.s3server.PAUSES", (0.01, 60.0, 60.0))
     with refused() as nowhere:
         store = stormy(faults, tmp_path, [Rule("503", times=FOREVER)])
         if fault == "refused":

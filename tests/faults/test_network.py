@@ -85,7 +85,7 @@ def calm(faults: FaultServer) -> Iterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries are short: the matrix is about what is tried, not how long one waits."""
-    monkeypatch.setattr("chunkstore.backends.s3.PAUSES", (0.001, 0.002, 0.004))
+    monkeypatch.setattr("chunkstore.backends.s3server.PAUSES", (0.001, 0.002, 0.004))
 
 
 def backend_on(server: S3Server, folder: Path, **settings: Any) -> Any:

@@ -106,7 +106,7 @@ def test_no_fault_at_any_request_of_the_probe_makes_its_verdict_wrong(
     faults: FaultServer, tmp_path: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A verdict is for the whole life of a process: in doubt there must be none."""
-    monkeypatch.setattr("chunkstore.backends.s3.PAUSES", (0.001, 0.002, 0.004))
+    monkeypatch.setattr("chunkstore.backends.s3server.PAUSES", (0.001, 0.002, 0.004))
     kinds = sorted(fault for fault in FAULTS if fault not in FALSEHOODS and "hang" not in fault)
     backend: Any = in_bucket(faults.s3, tmp_path, deadline=20.0)
     tried = 0

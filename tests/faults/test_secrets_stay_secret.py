@@ -145,7 +145,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     with contextlib.suppress(ImportError):
-        monkeypatch.setattr("chunkstore.backends.s3.PAUSES", (0.001, 0.001, 0.001))  # nobody comes back while we wait
+        monkeypatch.setattr(
+            "chunkstore.backends.s3server.PAUSES", (0.001, 0.001, 0.001)
+        )  # nobody comes back while we wait
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())

@@ -1,0 +1,102 @@
+"""Which engine sends the requests to S3, and what an engine must do.
+
+s3fs is always there. obstore takes a fraction of the CPU, where it is installed, able to do what the settings say, and safe.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import re
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from chunkstore.backends.contract import Blob, Condition
+from chunkstore.backends.obstoreengine import ObstoreEngine
+from chunkstore.backends.s3fsengine import Answer, S3fsEngine
+from chunkstore.backends.s3settings import S3Settings
+from chunkstore.errors import NotSupportedError
+from chunkstore.process import was_inherited
+
+OLDEST_OBSTORE: Final = (0, 12)
+"""Older ones delete by a request that not every server knows."""
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """One process's connections to a bucket; keys are whole. Each call is one request, which is sent once.
+
+    What goes wrong comes as an exception that `s3faults.fault_of` knows. All calls are made on fsspec's loop.
+    """
+
+    @property
+    def name(self) -> str:
+        """What sends the requests."""
+        ...
+
+    async def opened(self) -> object:
+        """Makes the client, if there is none yet: that takes time, and no request."""
+        ...
+
+    async def get(self, key: str) -> Blob:
+        """The object, whole and with its version."""
+        ...
+
+    async def version(self, key: str) -> str:
+        """The version of the object that is there."""
+        ...
+
+    async def put(self, key: str, data: bytes, condition: Condition) -> str:
+        """Writes the object under the condition. Its version, empty where the reply named none."""
+        ...
+
+    async def delete(self, key: str, condition: Condition) -> None:
+        """Removes the object under the condition."""
+        ...
+
+    async def page(self, query: Mapping[str, str]) -> Answer:
+        """One page of a listing, as botocore has it."""
+        ...
+
+    def close(self) -> None:
+        """Lets the connections go."""
+        ...
+
+
+def require_engine(settings: S3Settings) -> None:
+    """Raises `NotSupportedError` where what the setting names is not installed."""
+    if importlib.util.find_spec("s3fs") is None:
+        raise NotSupportedError(
+            "s3fs is not installed, and S3 needs it, whatever the engine: pip install 'chunkstore[s3]'"
+        )
+    if settings.engine == "obstore" and not _has_obstore():
+        oldest = ".".join(map(str, OLDEST_OBSTORE))
+        raise NotSupportedError(
+            f"engine is obstore, and obstore {oldest} or newer is not installed: pip install 'chunkstore[fast]'"
+        )
+
+
+def engine_for(settings: S3Settings) -> Engine:
+    """The engine of this process. Nothing is sent."""
+    return ObstoreEngine(settings) if _takes_obstore(settings) else S3fsEngine(settings)
+
+
+def _takes_obstore(settings: S3Settings) -> bool:
+    if settings.engine == "s3fs":
+        return False
+    if was_inherited("obstore"):
+        # Its threads stayed with the parent: the first request of a forked child would wait for them for ever.
+        log.debug("s3fs takes over from obstore, which a forked process must not use")
+        return False
+    return settings.engine == "obstore" or _has_obstore()
+
+
+@functools.cache
+def _has_obstore() -> bool:
+    if importlib.util.find_spec("obstore") is None:
+        return False
+    found = tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("obstore"))[:2])
+    return found >= OLDEST_OBSTORE
