@@ -67,9 +67,10 @@ class Turn:
 
     def update(self) -> Iterator[Call]:
         """Of a step that was added after the last barrier: each creation of a run is one, in the other lanes too."""
-        self._add(sample.step("just-added"))()
+        name = f"just-added-{self.round}"
+        self._add(sample.step(name))()
         for call in range(self.calls):
-            yield self._add(sample.step("just-added") | {"message": f"{self.round}-{call}"})
+            yield self._add(sample.step(name) | {"message": f"{self.round}-{call}"})
 
     def update_older(self) -> Iterator[Call]:
         """Of a step that is older than a barrier, and so promised to be on the disk."""

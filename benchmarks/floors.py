@@ -166,7 +166,7 @@ class ExclusiveFloor(Floor):
             with self._opened(path, os.O_RDONLY) as file:
                 status = os.fstat(file)
                 header = orjson.loads(os.read(file, status.st_size))
-            self._known[path] = _stamp(status), self._barriers
+            self._known[path] = _stamp(status), self._known.get(path, (None, 0))[1]
             header["run_config"][name] = value
             try:
                 return self.write(run, "run", orjson.dumps(header))
@@ -185,7 +185,8 @@ class ExclusiveFloor(Floor):
         stamp = (
             self._link(folder, path, data, sync=power) if known is None else self._swap(path, data, known, sync=power)
         )
-        self._known[path] = stamp, self._barriers
+        # What a barrier promised stays promised: every later update of it must sync, not the first alone.
+        self._known[path] = stamp, self._barriers if known is None else known[1]
         if power:
             self._sync_folder(folder)
 
