@@ -372,8 +372,7 @@ PROMISES: Final = (
     ("chunkstore process", "atomic, compare-and-swap, merges, digest; survives a kill, not a power cut"),
     (
         "chunkstore barrier",
-        "the same; a run's creation and its final status sync all before it, other runs in the same root too (the default); "
-        "later updates of what is synced cost an fsync each",
+        "the same; a run's creation and end sync all before them in the root (the default); updates of that cost an fsync each",
     ),
     ("chunkstore power", "the same; every acknowledged write is synced, file and folder"),
     (
