@@ -48,7 +48,7 @@ _COLOURS: Final = {
 }
 _NAMES: Final = {
     "chunkstore barrier": OURS,
-    "chunkstore power": "chunkstore, synced (dashed)",
+    "chunkstore power": "chunkstore, synced",
     "sqlite process": "sqlite alone",
     "sqlite": "sqlite alone",
     "floor process": "floor: bare files",
@@ -130,8 +130,9 @@ def _label_ends(axes: Any, ends: Mapping[str, float]) -> None:
     for name, value in sorted(ends.items(), key=lambda end: end[1]):
         wanted = axes.transData.transform((1, value))[1]
         at = max(wanted, at + 15.0)
+        dashed = " (dashed)" if name.endswith(("power", "again")) else ""
         axes.annotate(
-            _name(name),
+            f"{_name(name)}{dashed}",
             (1.02, (at - low) / (high - low)),
             xycoords="axes fraction",
             color=_colour(name),
@@ -447,12 +448,9 @@ def contention_table() -> str:
             cells.append(f"{sum(row['lost'] for row in every):,}" if every else "-")
             cells.append(f"{sum(row['refused'] for row in every):,}" if every else "-")
             cells.append(f"{sum(row.get('reads_failed', 0) for row in every):,}" if every else "-")
-            rows.append([f"{_bold(_name(name))}" + (f" ({durability})" if name in _SYNCING_TOO else ""), *cells])
+            rows.append([f"{_bold(name.removesuffix(f' {durability}'))}, `{durability}`", *cells])
     head = ["writes a second", "disk", "beside a reader", "memory", "beside a reader"]
     return _table([*head, "acknowledged", "lost", "refused", "reads failed"], rows)
-
-
-_SYNCING_TOO: Final = ("Optuna journal", "MLflow sqlite", "runnable chunked-fs", "MLflow files")
 
 
 def against_table() -> str:
