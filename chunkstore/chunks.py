@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 from chunkstore import codec, keys, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, unchanged
 from chunkstore.clock import HybridClock
-from chunkstore.codec import Chunk, Envelope
+from chunkstore.codec import NO_WRITERS, Chunk, Envelope
 from chunkstore.errors import (
     AlreadyExistsError,
     BackendUnavailableError,
@@ -44,6 +44,7 @@ note that must stand before; None for no note."""
 T = TypeVar("T")
 R = TypeVar("R")
 
+_HEADER: Final = keys.Kind.HEADER.value
 _MAX_WRITERS: Final = 64
 _NONE_SEEN: Final[Mapping[str, str]] = {}
 _REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may meet half an object
@@ -207,8 +208,10 @@ class Chunks:
         The first error is raised; changes after it may have been made, or not.
         """
         # Stamped in turn: threads would take their stamps in any order, and the steps of one call come back in another.
-        stamped = [one if one.initial is None else one._replace(created_at=self._clock.stamp()) for one in changes]
-        return self._at_once(self.change, stamped)
+        found = list(changes)
+        if len(found) > 1:
+            found = [one if one.initial is None else one._replace(created_at=self._clock.stamp()) for one in found]
+        return self._at_once(self.change, found)
 
     def mark_deleted(self, chunk: ChunkId) -> Stored:
         """Marks a header, so that its run is gone for readers at once. Two requests, one where it is known."""
@@ -280,10 +283,11 @@ class Chunks:
                 scan.unchanged.append(entry.key)
             elif known is not None and entry.version and known.version == entry.version:
                 scan.chunks.append(known)
-            elif keys.is_chunk(entry.key) and entry.size > codec.MAX_OBJECT_BYTES:
-                scan.damaged.append(codec.too_large_to_be_one(entry.key, entry.size))
             elif keys.is_chunk(entry.key):
-                fetch.append(entry.key)
+                if entry.size > codec.MAX_OBJECT_BYTES:
+                    scan.damaged.append(codec.too_large_to_be_one(entry.key, entry.size))
+                else:
+                    fetch.append(entry.key)
         return self._fetch(fetch, scan)
 
     def _drop_missing(self, prefix: str, listed: Container[str]) -> list[str]:
@@ -317,15 +321,14 @@ class Chunks:
 
     def _new(self, chunk: ChunkId, content: Content, created_at: str = "") -> Chunk:
         founded = "" if chunk.kind is keys.Kind.HEADER else self.known.founding(chunk.run_id) or ""
-        envelope = Envelope(
-            chunk.run_id, chunk.kind.value, chunk.name, chunk.scope, created_at or self._clock.stamp(), founded=founded
-        )
-        return Chunk(envelope, content)
+        at = created_at or self._clock.stamp()
+        kind = str.__str__(chunk.kind)  # its value, without the property of the enum
+        return Chunk(Envelope(chunk.run_id, kind, chunk.name, chunk.scope, at, NO_WRITERS, False, founded), content)
 
     def _stands(self, stored: Stored) -> bool:
         """Whether the chunk belongs to the run that was last seen under its id, as far as that is known."""
         envelope = stored.chunk.envelope
-        founded = envelope.created_at if _is_header(stored) else envelope.founded
+        founded = envelope.created_at if envelope.kind == _HEADER else envelope.founded
         return not founded or (self.known.founding(envelope.run) or founded) == founded
 
     def _is_left_over(self, stored: Stored) -> bool:
@@ -342,7 +345,7 @@ class Chunks:
 
     def _without_left_overs(self, scan: Scan) -> Scan:
         """Sets apart what a deleted run left. One request more where there is such a chunk."""
-        doubtful = next((one for one in scan.chunks if not _is_header(one) and not self._stands(one)), None)
+        doubtful = next((one for one in scan.chunks if not self._stands(one) and not _is_header(one)), None)
         if doubtful is None:
             return scan
         self._is_left_over(doubtful)  # of the two runs, the one that this process knew may be the deleted one
@@ -451,7 +454,7 @@ class Chunks:
 
     def _landed(self, stored: Stored, before: Stored | None) -> _Outcome:
         self._remember(stored, before)
-        return _Outcome(landed=True, stored=stored)
+        return _Outcome(True, stored)
 
     def _remember(self, stored: Stored, before: Stored | None) -> None:
         envelope = stored.chunk.envelope
@@ -524,8 +527,10 @@ class Chunks:
         return stored
 
     def _check_name(self, key: str, envelope: Envelope) -> None:
+        if not keys.is_kind(envelope.kind):
+            raise FormatError(f"{key} names a chunk that cannot be: there is no kind {envelope.kind!r}", key=key)
         try:
-            actual = keys.key_of(chunk_of(envelope))
+            actual = keys.made_of(envelope.run, envelope.kind, envelope.name, envelope.scope)
         except ValueError as error:
             raise FormatError(f"{key} names a chunk that cannot be: {error}", key=key) from error
         if envelope.deleted and envelope.kind != keys.Kind.HEADER:  # writers would try until their deadline
@@ -617,7 +622,7 @@ def chunk_of(envelope: Envelope) -> ChunkId:
 
 
 def _is_header(stored: Stored) -> bool:
-    return stored.chunk.envelope.kind == keys.Kind.HEADER
+    return stored.chunk.envelope.kind == _HEADER
 
 
 def _wait(pauses: Iterator[None]) -> ConflictError | None:
@@ -639,4 +644,5 @@ def _signed(envelope: Envelope, session: str, number: int) -> Envelope:
     while len(writers) >= _MAX_WRITERS:
         del writers[next(iter(writers))]
     writers[session] = number
-    return envelope._replace(writers=writers)
+    run, kind, name, scope, created_at, _, deleted, founded = envelope
+    return Envelope(run, kind, name, scope, created_at, writers, deleted, founded)

@@ -35,6 +35,8 @@ _DIGEST_END: Final = len(_PREFIX) + 32
 MAX_OBJECT_BYTES: Final = _DIGEST_END + MAX_CHUNK_BYTES
 
 _BREAK: Final = b"\n"
+_TEXTS: Final = frozenset({str})
+_INTEGERS: Final = frozenset({int})
 
 
 NO_WRITERS: Final[Mapping[str, int]] = {}
@@ -116,11 +118,12 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts.get("deleted", False),
         facts.get("founded", ""),
     )
-    if not all(isinstance(text, str) for text in (*envelope[:5], envelope.founded)):
+    run, kind, name, scope, created_at, writers, deleted, founded = envelope
+    if {type(run), type(kind), type(name), type(scope), type(created_at), type(founded)} != _TEXTS:
         raise TypeError("names and times are texts")
-    if not all(type(last) is int for last in envelope.writers.values()):
+    if set(map(type, writers.values())) - _INTEGERS:
         raise TypeError("writers are numbered")
-    if not isinstance(envelope.deleted, bool):
+    if type(deleted) is not bool:
         raise TypeError("deleted is a truth value")
     if not is_stamp(envelope.created_at):
         raise ValueError(envelope.created_at)  # it orders chunks as text, and the clock goes on from there
@@ -128,7 +131,9 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
 
 
 def _exact(facts: Mapping[str, Any]) -> Mapping[str, str]:
-    exact: Mapping[str, str] = facts.get("exact", NOTHING_EXACT)
+    if "exact" not in facts:
+        return NOTHING_EXACT
+    exact: Mapping[str, str] = facts["exact"]
     if not all(isinstance(value, str) for value in exact.values()):
         raise TypeError("exact values are texts")
     return exact

@@ -101,9 +101,15 @@ class KnownChunks:
             self._drop(key)
 
     def _keep(self, stored: Stored) -> None:
-        self._drop(stored.key)
-        self._chunks[stored.key] = stored
-        self._of_run.setdefault(_run_of(stored.key), set()).add(stored.key)
+        key = stored.key
+        if key in self._chunks:
+            self._bytes -= self._size(self._chunks.pop(key))  # to the end: it is the one seen last
+        else:
+            run = _run_of(key)
+            if run not in self._of_run:
+                self._of_run[run] = set()
+            self._of_run[run].add(key)
+        self._chunks[key] = stored
         self._bytes += self._size(stored)
         while self._bytes > self._max_bytes and len(self._chunks) > 1:
             self._drop(next(iter(self._chunks)))
@@ -123,7 +129,7 @@ class KnownChunks:
 
 
 def _run_of(key: str) -> str:
-    return key[: key.index("/") + 1] if "/" in key else ""
+    return key[: key.find("/") + 1]
 
 
 _NO_PARAMETERS: Final[Mapping[str, Content]] = {}

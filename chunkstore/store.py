@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -589,19 +588,32 @@ class ChunkedRunLogStore:
             self.get_branch_log(branch, run_id)
             self._branches_missed.discard((run_id, branch))
 
-    @contextmanager
-    def _in_run(self, run_id: str) -> Iterator[None]:
+    def _in_run(self, run_id: str) -> _InRun:
         """Where a run's folder or header turns out to be gone, the run is."""
-        try:
-            yield
-        except ObjectNotFoundError as error:
-            raise self._reader.no_run(run_id) from error
+        return _InRun(self._reader, run_id)
 
     def _exists(self, run_id: str) -> str:
         known = self._chunks.last_seen(keys.header(run_id))
         if known is not None and known.chunk.envelope.deleted:
             return f"run {run_id!r} in {self.backend.place} is being deleted; call delete_run_log again to finish that"
         return f"run {run_id!r} exists in {self.backend.place}; choose another id, or read it with get_run_log_by_id"
+
+
+class _InRun:
+    """Turns the error of a missing object into that of a missing run; a class, as each write enters it."""
+
+    __slots__ = ("_reader", "_run_id")
+
+    def __init__(self, reader: Reader, run_id: str) -> None:
+        self._reader = reader
+        self._run_id = run_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ObjectNotFoundError):
+            raise self._reader.no_run(self._run_id) from error
 
 
 def _unpickled(backend: Backend, settings: StoreSettings, schema: Schema) -> ChunkedRunLogStore:

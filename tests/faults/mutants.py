@@ -272,8 +272,8 @@ MUTANTS: Final = (
     Mutant(
         "what a failed try read does not pass for what the caller saw",
         "writing.py",
-        "            self._origins.note(model, Origin(key, UNSEEN))\n",
-        "            pass\n",
+        "                    self._origins.note(write.model, Origin(write.change.chunk.key, UNSEEN))\n",
+        "                    pass\n",
         "faults/test_network.py",
     ),
     Mutant(
