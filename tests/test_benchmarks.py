@@ -53,7 +53,7 @@ def require_s3() -> None:
 
 def test_there_is_a_test_for_each_benchmark() -> None:
     names = {path.stem for path in BENCHMARKS.glob("bench_*.py")}
-    assert names == {"bench_write", "bench_read", "bench_contention", "bench_requests"}
+    assert names == {"bench_write", "bench_read", "bench_contention", "bench_requests", "bench_engines"}
 
 
 @pytest.mark.parametrize("name", ["bench_write", "bench_read", "bench_contention"])
@@ -89,3 +89,10 @@ def test_the_benchmark_of_reading_reads_from_s3() -> None:
     require_s3()
     output = output_of("bench_read")
     assert rows_of(output, "chunkstore, cold")
+
+
+def test_the_benchmark_of_engines_compares_them_with_raw_obstore() -> None:
+    pytest.importorskip("obstore")
+    require_s3()
+    output = output_of("bench_engines")
+    assert all(rows_of(output, who) for who in ("raw obstore", "engine obstore", "engine s3fs"))

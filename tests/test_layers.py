@@ -27,6 +27,7 @@ FLOORS = [
             "backends.probe",
             "backends.s3faults",
             "backends.s3settings",
+            "backends.s3listing",
             "backends.s3fsengine",
             "backends.obstoreengine",
             "backends.s3engine",
@@ -58,6 +59,8 @@ IMPORTS_ONLY = {
 
 EXTRAS = {
     "backends.s3fsengine": {"fsspec", "s3fs", "aiobotocore"},
+    "backends.s3listing": {"aiobotocore"},
+    "backends.obstoreengine": {"obstore", "aiobotocore", "botocore"},
     "backends.s3server": {"fsspec"},
     "backends.s3faults": {"botocore", "aiohttp"},
     "backends.hostlock": {"filelock"},
