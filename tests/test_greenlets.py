@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import queue
 import sys
 import threading
 import time
@@ -441,6 +442,28 @@ class TestArrivals:
             for _ in range(putters):
                 threads.submit(put)
             assert sorted(read()) == sorted(list(range(number)) * putters)
+
+    def test_what_comes_while_the_reader_is_about_to_wait_is_not_waited_for(self, calls: Calls) -> None:
+        arrivals: waiting.Arrivals[int] = waiting.Arrivals()
+
+        class Late(queue.SimpleQueue[int]):
+            """Empty at the first look; right after it something is put, and nobody has hung up a bell yet."""
+
+            looks = 0
+
+            def get_nowait(self) -> int:
+                self.looks += 1
+                if self.looks == 1:
+                    arrivals.put(7)
+                    raise queue.Empty
+                return super().get_nowait()
+
+        arrivals._items = Late()
+
+        async def main() -> int:
+            return await asyncio.wait_for(calls.run(arrivals.get, 60), 10)
+
+        assert asyncio.run(main()) == 7
 
     def test_what_never_comes_is_given_up_in_time(self, calls: Calls) -> None:
         arrivals: waiting.Arrivals[int] = waiting.Arrivals()

@@ -43,8 +43,55 @@ S3: Final = "backends/s3.py"
 S3FS: Final = "backends/s3fsengine.py"
 SERVER: Final = "backends/s3server.py"
 CHUNKS: Final = "chunks.py"
+WAITING: Final = "waiting.py"
+GREENLETS: Final = "greenlets.py"
 
 MUTANTS: Final = (
+    Mutant(
+        "on a loop the engine is imported by another thread",
+        WAITING,
+        "    return work() if carrier is None else carrier.apart(work)\n",
+        "    return work()\n",
+        "store/test_async_s3.py",
+    ),
+    Mutant(
+        "a bell that was hung up is looked at after it hangs",
+        WAITING,
+        "        # Looked at again, now that the bell hangs: what came in between rang nothing.\n"
+        "        with suppress(queue.Empty):\n"
+        "            return self._items.get_nowait()\n"
+        "        carrier.wait(bell, timeout)\n",
+        "        import time; time.sleep(0.01)\n        carrier.wait(bell, timeout)\n",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "calls that have not begun wait for a place",
+        GREENLETS,
+        "        if self._free > 0 and not self._inner and not self._outer:\n",
+        "        if True:\n",
+        "test_greenlets.py store/test_async_s3.py",
+    ),
+    Mutant(
+        "the parts of a call take the place that it gives up",
+        GREENLETS,
+        "        with self._room.left():\n            number =",
+        "        with nullcontext():\n            number =",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "what blocks is done to its end before a cancelled call puts things away",
+        GREENLETS,
+        "            cancelled = error\n",
+        "            raise error\n",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "a call whose loop is gone waits for nothing more",
+        GREENLETS,
+        "        if self._is_ending:\n            raise GeneratorExit\n",
+        "",
+        "test_greenlets.py",
+    ),
     Mutant(
         "a replaced object is written beside and renamed",
         LOCAL,
