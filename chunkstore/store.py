@@ -308,7 +308,7 @@ class ChunkedRunLogStore:
     ) -> Iterator[RunLog]:
         """All runs that match, one after the other, as `find_runs` without pages: what there is is looked up once, at the call.
 
-        In memory are about 300 bytes for each run, and a thousand headers.
+        In memory are about 600 bytes for each run, and the models that the caller keeps.
         """
         return self._queries.runs(self._filter(wanted, filters), order, full=full)
 
@@ -324,10 +324,9 @@ class ChunkedRunLogStore:
         """Brings finished runs into the index that `find_runs` asks; with `full`, makes it anew from all headers.
 
         Any number of processes may call it at any time, beside writers too; now and then (daily, say) is enough. With `full` after
-        headers were changed or run folders removed by something else than chunkstore. Costs the listings of runs and index, the
-        manifest, one request for each segment, for each run that is not in the index or in doubt, for each new segment, the new manifest, and
-        for each note of doubt and old segment one to take it away; 2 where there is nothing to do, beside the listing of the runs.
-        Raises `ConflictError` where others do the same all the time.
+        headers were changed or run folders removed by something else than chunkstore. Costs as `find_runs` without a filter, and where there
+        is something to do one for each new segment, one for the new manifest, one for each note of doubt and each old segment to take it
+        away, and one for each write that was announced and never came. Raises `ConflictError` where others do the same all the time.
         """
         return Reindexer(self._chunks, self._index).run(full=full)
 

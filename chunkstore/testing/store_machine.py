@@ -47,7 +47,7 @@ from chunkstore import (
     keys,
 )
 from chunkstore.backends import Backend
-from chunkstore.models import JobLog
+from chunkstore.models import TERMINAL, JobLog
 
 T = TypeVar("T")
 Tree: TypeAlias = dict[str, Any]
@@ -405,18 +405,51 @@ class StoreMachine(RuleBasedStateMachine):
     def find_runs(self, number: int, run_ids: list[str] | None, tag: str, status: str, limit: int | None) -> None:
         process = self.processes[number]
         found = self._ask(process, lambda: process.store.get_run_logs(run_ids, tag, status, limit))
-        if found is LOST:
-            return
-        wanted = [
+        if found is not LOST:
+            self._check_headers(found, self._wanted(run_ids, tag, status), limit)
+
+    @rule(number=STORE, tag=st.just("") | TEXTS, status=st.just("") | STATUSES, limit=st.integers(1, 3))
+    def page_and_stream_through_runs(self, number: int, tag: str, status: str, limit: int) -> None:
+        store, paged, cursor = self.processes[number].store, list[RunLog](), ""
+        while True:
+            page = self._ask(
+                self.processes[number],
+                lambda cursor=cursor: store.find_runs(tag=tag, status=status, limit=limit, cursor=cursor),  # type: ignore[misc]
+            )
+            if page is LOST:
+                return
+            paged += page.runs
+            cursor = page.cursor
+            if not cursor:
+                break
+        streamed = self._ask(self.processes[number], lambda: list(store.iter_run_logs(tag=tag, status=status)))
+        run_ids = self._ask(self.processes[number], lambda: sorted(store.iter_run_ids()))
+        for found in (paged, streamed):
+            if found is not LOST:
+                self._check_headers(found, self._wanted(None, tag, status), None)
+        assert run_ids is LOST or self._are_all_runs(run_ids)
+
+    def _wanted(self, run_ids: list[str] | None, tag: str, status: str) -> list[str]:
+        """The runs that match, the newest first."""
+        return [
             run_id
             for run_id, run in reversed(self.runs.items())
             if (run_ids is None or run_id in run_ids)
             and (not tag or run["tag"] == tag)
             and (not status or run["status"] == status.upper())
         ]
+
+    def _check_headers(self, found: list[RunLog], wanted: list[str], limit: int | None) -> None:
         self._check_found(wanted, [run.run_id for run in found], limit)
         for run in found:
             assert picture(run) == {**self.runs[run.run_id], "parameters": {}, "steps": {}, "job": None}
+
+    @rule(number=STORE, full=st.booleans())
+    def reindex_the_runs(self, number: int, full: bool) -> None:
+        process = self.processes[number]
+        report = self._ask(process, lambda: process.store.reindex(full=full))
+        finished = [run_id for run_id, run in self.runs.items() if run["status"] in TERMINAL]
+        assert report is LOST or report.runs <= len(finished)  # one that is damaged, or odd, is not in it
 
     # Steps and branches.
 

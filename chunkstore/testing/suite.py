@@ -880,6 +880,16 @@ class BackendSuite:
         assert len(folders) == len(set(folders))
         assert set(folders) == {"run1", "run10", "run 2", "run.json", "RUN.d", "theirs"}
 
+    def test_a_folder_that_starts_with_a_dot_is_kept_and_not_shown(self, backend: Backend) -> None:
+        backend.put(".index/manifest.json", b"x", FOUND)
+        assert list(backend.folders()) == []
+        backend.put("run.1/run.json", b"x", FOUND)
+        assert list(backend.folders()) == ["run.1"]
+        assert [entry.key for entry in backend.list(".index/")] == [".index/manifest.json"]
+        assert backend.get(".index/manifest.json").data == b"x"
+        backend.delete(".index/manifest.json")
+        assert list(backend.list(".index/")) == []
+
     def test_a_folder_is_gone_with_its_last_object(self, backend: Backend) -> None:
         backend.put("run1/run.json", b"x", FOUND)
         backend.put("run2/run.json", b"x", FOUND)

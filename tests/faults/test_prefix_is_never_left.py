@@ -121,6 +121,7 @@ def test_every_call_that_takes_a_name_is_here() -> None:
         "get_summary",
         "close",
         "list_run_ids",
+        *("iter_run_ids", "iter_run_logs", "find_runs", "reindex"),
     }
     others |= {"create_step_log", "create_branch_log", "create_job_log"}
     others |= {"create_attempt_log", "create_code_identity", "create_data_catalog"}
