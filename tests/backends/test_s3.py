@@ -49,7 +49,6 @@ from servers import S3Server
 
 KEY = "run/step.a.json"
 needs_obstore = pytest.mark.skipif(importlib.util.find_spec("obstore") is None, reason="obstore is not installed")
-ENGINES = ["s3fs", pytest.param("obstore", marks=needs_obstore)]
 SECRET = "the-secret-that-nobody-may-see"
 
 
@@ -358,13 +357,6 @@ def told(scripted: ScriptedServer) -> Iterator[ScriptedServer]:
     scripted.say()
     yield scripted
     scripted.say()
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine, one after the other."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -956,7 +948,8 @@ def in_a_child(backend: S3Backend, number: int) -> bytes:
 def test_a_pool_works_whose_parent_has_used_the_backend(s3_server: S3Server, tmp_path: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform cannot {method}")
-    with contextlib.closing(backend_on(s3_server, tmp_path)) as s3:
+    engine = "s3fs" if s3_server.name == "moto" else "auto"
+    with contextlib.closing(backend_on(s3_server, tmp_path, engine=engine)) as s3:
         s3.put("run/run.json", b"parent", FOUND)
         list(s3.get_many(["run/run.json", "run/no.json"]))
         with multiprocessing.get_context(method).Pool(4) as pool:
@@ -982,9 +975,9 @@ import gc, os, sys, time
 from chunkstore.backends import ANY
 from chunkstore.backends.s3 import S3Backend
 
-url, bucket, key, secret, locks, way = sys.argv[1:]
+url, bucket, key, secret, locks, way, engine = sys.argv[1:]
 s3 = S3Backend(bucket=bucket, endpoint_url=url, key=key, secret=secret, region="us-east-1", lock_folder=locks,
-               conditional_writes="off", deadline=5)
+               conditional_writes="off", deadline=5, engine=engine)
 keys = [f"run/step.{number}.json" for number in range(20)]
 s3.put(keys[0], b"x", ANY)
 assert len(list(s3.get_many(keys))) == 1
@@ -1013,14 +1006,24 @@ if "fork" in way:
 
 
 @pytest.mark.parametrize("way", ["plain", "closed", "collected", "fork", "fork, use", "fork, drop", "fork, use, close"])
-@pytest.mark.parametrize("name", ["rclone", "minio"])
+@pytest.mark.parametrize(
+    ("name", "engine"), [("rclone", "s3fs"), pytest.param("minio", "obstore", marks=needs_obstore)]
+)
 def test_a_process_exits_without_a_word_and_its_parent_keeps_its_connections(
-    request: pytest.FixtureRequest, tmp_path: Path, name: str, way: str
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, way: str, engine: str
 ) -> None:
     if "fork" in way and not hasattr(os, "fork"):
         pytest.skip("this platform cannot fork")
     server: S3Server = request.getfixturevalue(f"{name}_server")
-    arguments = [server.endpoint_url, server.new_bucket(), server.key, server.secret, str(tmp_path / "locks"), way]
+    arguments = [
+        server.endpoint_url,
+        server.new_bucket(),
+        server.key,
+        server.secret,
+        str(tmp_path / "locks"),
+        way,
+        engine,
+    ]
     command = [sys.executable, "-W", "always", "-W", "ignore:.*multi-threaded:DeprecationWarning", "-c", EXITING]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
