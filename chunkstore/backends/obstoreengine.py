@@ -23,6 +23,7 @@ from chunkstore.backends.contract import ANY, Blob, Condition
 from chunkstore.backends.s3faults import (
     ElsewhereError,
     StrangeReplyError,
+    UnfitReplyError,
     UnnamedVersionError,
     UntrustedError,
     obstore_said,
@@ -144,9 +145,9 @@ class ObstoreEngine:
                 raise
             except Exception as error:
                 said = obstore_said(error, key)
-                if not isinstance(said, ElsewhereError | UntrustedError):
+                if not isinstance(said, ElsewhereError | UntrustedError | UnfitReplyError):
                     raise said from error
-        # Nothing was done. botocore follows a bucket to its region, and takes certificates that obstore's TLS does not.
+        # Nothing was written. botocore follows a bucket to its region, and takes certificates and replies that obstore does not.
         self._give_way(str(said))
         return await otherwise()
 

@@ -144,6 +144,35 @@ def test_without_obstore_auto_is_s3fs_and_asking_for_it_says_what_to_install() -
     assert done.returncode == 0, done.stderr
 
 
+@needs_obstore
+def test_an_obstore_that_cannot_be_loaded_is_no_engine_and_auto_says_so_once_and_goes_on() -> None:
+    code = """
+        import importlib.abc, logging, sys
+
+        class Broken(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "obstore._obstore":
+                    raise ImportError("no such libc")
+                return None
+
+        sys.meta_path.insert(0, Broken())
+        logging.basicConfig(stream=sys.stdout, level="WARNING")
+        from chunkstore.backends.s3 import S3Backend
+        from chunkstore.errors import NotSupportedError
+        s3 = S3Backend(bucket="b")
+        assert [s3.engine, s3.engine] == ["s3fs", "s3fs"]
+        try:
+            S3Backend(bucket="b", engine="obstore").engine
+        except NotSupportedError as error:
+            assert "no such libc" in str(error)
+        else:
+            sys.exit("accepted")
+    """
+    done = program(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no such libc") == 1
+
+
 def test_an_engine_that_nobody_knows_is_an_error_that_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(chunkstore.InvalidInputError, match="obstore"):
         chunkstore.open("s3://b/p", engine="steam")
@@ -469,7 +498,7 @@ def test_no_error_of_the_engine_shows_a_secret_and_all_pickle(faulty: FaultServe
 
 
 @needs_obstore
-def test_a_bucket_in_another_region_is_left_to_s3fs_which_follows_it(tmp_path: Path, heard: Heard) -> None:
+def test_a_bucket_in_another_region_is_left_to_s3fs_which_follows_it(tmp_path: Path) -> None:
     class Elsewhere(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -487,15 +516,41 @@ def test_a_bucket_in_another_region_is_left_to_s3fs_which_follows_it(tmp_path: P
         def log_message(self, format: str, *args: object) -> None:
             """Nobody listens."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    settings = {"key": "k", "secret": SECRET, "region": "r", "engine": "obstore"}
+    with listening(Elsewhere) as url, contextlib.closing(backend_at(url, tmp_path, **settings)) as s3:
+        assert s3.engine == "obstore"
+        assert s3.put(KEY, b"x", CREATE) == "v"
+        assert s3.engine == "s3fs"
+
+
+@needs_obstore
+def test_a_reply_that_does_not_tell_its_length_is_left_to_s3fs(tmp_path: Path) -> None:
+    class Chunked(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("ETag", '"v"')
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"4\r\nbody\r\n0\r\n\r\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nobody listens."""
+
+    with listening(Chunked) as url:
+        settings = {"key": "k", "secret": SECRET, "region": "r", "engine": "obstore"}
+        with contextlib.closing(backend_at(url, tmp_path, **settings)) as s3:
+            assert s3.get(KEY) == (b"body", "v")
+
+
+@contextlib.contextmanager
+def listening(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads, server.block_on_close = True, False
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    settings = {"key": "k", "secret": SECRET, "region": "r", "engine": "obstore"}
     try:
-        with contextlib.closing(backend_at(f"http://127.0.0.1:{server.server_port}", tmp_path, **settings)) as s3:
-            assert s3.engine == "obstore"
-            assert s3.put(KEY, b"x", CREATE) == "v"
-            assert s3.engine == "s3fs"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
