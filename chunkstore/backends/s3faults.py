@@ -27,6 +27,10 @@ class UnnamedVersionError(StrangeReplyError):
     """A reply of success to a write that names no version."""
 
 
+class UnfitReplyError(StrangeReplyError):
+    """A reply of success to a read that obstore cannot take: it does not tell its length."""
+
+
 class RefusedError(Exception):
     """A reply of failure that came through obstore, kept as botocore keeps it."""
 
@@ -232,8 +236,8 @@ def obstore_said(error: Exception, key: str) -> Exception:
         return _refused(said, int(reply["status"]), code[1] if code else "")
     if "BareRedirect" in inside or "kind: Redirect" in inside:
         return ElsewhereError(said, 301, "")
-    if "ETag Header missing" in text:
-        return UnnamedVersionError(said)
+    if "Header missing from response" in text:
+        return UnnamedVersionError(said) if "ETag" in text else UnfitReplyError(said)
     if _NO_CONNECTION.search(inside):
         return (UntrustedError if _UNTRUSTED.search(inside) else NeverSentError)(said)
     return WireBrokeError(said) if inside else error

@@ -212,6 +212,20 @@ MUTANTS: Final = (
         "backends/test_s3.py -k moto",
     ),
     Mutant(
+        "S3: a forked child of a process that had obstore loaded does not use it",
+        "backends/s3engine.py",
+        '    if was_inherited("obstore"):\n',
+        "    if False:\n",
+        "backends/test_s3_engines.py -k forked",
+    ),
+    Mutant(
+        "obstore: a reply goes by its status, and not by the type of the exception",
+        "backends/s3faults.py",
+        "    if (reply := _REPLY.search(text)) is not None:\n",
+        "    if (reply := _REPLY.search(text)) is not None and 'already exists' not in text:\n",
+        "backends/test_s3_engines.py -k 409",
+    ),
+    Mutant(
         "S3: a server that ignores conditions is found by a probe",
         S3,
         "        if verdict in EXACT:\n            return True\n",

@@ -41,6 +41,8 @@ from tcp_faults import TcpFaults
 
 pytest.importorskip("s3fs")
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 PREFIX: Final = "some/runs/"
 SECONDS: Final = 2.0
 """The deadline of what waits for it; `test_deadlines` holds it to that. Here it must only end."""
@@ -239,6 +241,7 @@ class Rig:
         }
         self.before = baseline()
         for backend in self.backends.values():
+            backend._server._run(backend._server.engine.opened())
             list(backend.folders())  # the first request takes longer than the short deadline, where many begin
 
     def ready(self, *, hangs: bool = False) -> tuple[Store, str]:
