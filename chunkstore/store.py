@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -574,8 +575,12 @@ class ChunkedRunLogStore:
 
     def _require_run(self, run_id: str) -> None:
         """Asks once for the header of a run that this process neither created nor read: an object store takes orphans."""
-        if self._chunks.known.founding(run_id) is None:
+        founding = self._chunks.known.founding(run_id)
+        if founding is None:
             self._read_header(run_id)
+        elif not founding:  # only its damaged header was met: it may have been mended since, or the run deleted
+            with suppress(FormatError):
+                self._read_header(run_id)
 
     def _require_owner(self, run_id: str, scope: str) -> None:
         self._require_run(run_id)

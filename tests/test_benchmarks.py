@@ -53,7 +53,10 @@ def require_s3() -> None:
 
 def test_there_is_a_test_for_each_benchmark() -> None:
     names = {path.stem for path in BENCHMARKS.glob("bench_*.py")}
-    assert names == {"bench_write", "bench_read", "bench_contention", "bench_requests", "bench_engines"}
+    assert names == {
+        *("bench_write", "bench_read", "bench_contention", "bench_requests"),
+        *("bench_engines", "bench_runs"),
+    }
 
 
 @pytest.mark.parametrize("name", ["bench_write", "bench_read", "bench_contention"])
@@ -96,3 +99,12 @@ def test_the_benchmark_of_engines_compares_them_with_raw_obstore() -> None:
     require_s3()
     output = output_of("bench_engines")
     assert all(rows_of(output, who) for who in ("raw obstore", "engine obstore", "engine s3fs"))
+
+
+def test_the_benchmark_of_runs_finds_them_with_and_without_an_index() -> None:
+    output = output_of("bench_runs")
+    assert all(f"  {column}" in output for column in CORE)
+    assert rows_of(output, "no index")
+    assert rows_of(output, "index, new store")
+    assert rows_of(output, "floor, no index")
+    assert "peak MB" in output

@@ -722,10 +722,13 @@ def test_many_chunks_of_one_call_are_under_way_at_the_same_time(sort: str) -> No
     count = 16
     everybody = threading.Barrier(count)
     inner = memory()
-    ChunkedRunLogStore(inner).create_run_log("r")
+    first = ChunkedRunLogStore(inner)
+    first.create_run_log("r")
     slow = SlowBackend(inner, 1.0, lambda _latency: everybody.wait(10), concurrency=count)
     store = ChunkedRunLogStore(slow)
-    store._chunks.known.found("r")  # so that only the writes wait for each other
+    store._chunks.known.found(
+        "r", first._chunks.known.founding("r") or ""
+    )  # so that only the writes wait for each other
     if sort == "parameters":
         store.set_parameters("r", {f"p{number}": number for number in range(count)})
         assert len(ChunkedRunLogStore(inner).get_parameters("r")) == count
