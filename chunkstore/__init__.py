@@ -4,6 +4,7 @@
 >>> store.create_run_log("nightly-1")
 """
 
+from chunkstore.compaction import Compaction
 from chunkstore.config import Settings
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
 from chunkstore.errors import (
@@ -52,6 +53,7 @@ __all__ = [
     "ChunkStoreError",
     "ChunkedRunLogStore",
     "CodeIdentity",
+    "Compaction",
     "ConflictError",
     "DataCatalog",
     "Finding",

@@ -18,7 +18,7 @@ ROOT = Path(chunkstore.__path__[0])
 FLOORS = [
     ["errors", "models"],
     [
-        *("process", "keys", "values", "clock", "codec"),
+        *("process", "keys", "values", "clock", "codec", "packs"),
         *(
             "backends.contract",
             "backends",
@@ -29,8 +29,8 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
-    ["merge", "known", "schema", "chunks", "assembly"],
-    ["reading", "writing", "store"],
+    ["merge", "known", "schema", "unpacking", "chunks", "assembly"],
+    ["reading", "writing", "compaction", "store"],
     ["config", ""],
     ["integrations", "integrations.runnable", "show"],
 ]
@@ -43,6 +43,7 @@ IMPORTS_ONLY = {
     "process": set(),
     "values": {"errors"},
     "codec": {"clock", "errors", "values"},
+    "packs": {"clock", "errors"},
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
@@ -53,6 +54,7 @@ EXTRAS = {
     "backends.s3": {"fsspec", "s3fs", "aiobotocore", "botocore"},
     "backends.s3faults": {"botocore", "aiohttp"},
     "backends.hostlock": {"filelock"},
+    "packs": {"zstandard"},
     "integrations.runnable": {"runnable"},
     "show": {"rich"},
 }
