@@ -134,12 +134,8 @@ class Chunks:
 
     def last_seen(self, chunk: ChunkId) -> Stored | None:
         """The chunk as this process saw it last; None where its run was deleted and made anew since, as far as that is known."""
-        stored = self.known.get(keys.key_of(chunk)) or self._seen_packed(chunk)
+        stored = self.known.get(keys.key_of(chunk))
         return stored if stored is not None and self.stands(stored) else None
-
-    def _seen_packed(self, chunk: ChunkId) -> Stored | None:
-        pack = self.unpacker.held(chunk.run_id)
-        return None if pack is None else self.unpacker.stored(pack, keys.key_of(chunk))
 
     def create(self, chunk: ChunkId, content: Content) -> Stored:
         """Founds a run: the first chunk of its folder. Raises `AlreadyExistsError`. One request, durable at once."""
@@ -287,7 +283,9 @@ class Chunks:
             return self._read_packed(chunk, self._belongs_to_a_deleted_run(key))
         if keys.stays_loose(key) or not self.unpacker.is_packed(chunk.run_id):
             return stored
-        with suppress(ObjectNotFoundError):  # the header is gone: nothing is packed any more
+        with suppress(
+            ObjectNotFoundError, FormatError
+        ):  # the header is gone, or the pack damaged: this one can be read
             stored = self.unpacker.over(stored, self.unpacker.held(chunk.run_id) or self._newest_pack(chunk.run_id))
         return stored
 
@@ -298,6 +296,7 @@ class Chunks:
         stored = None if pack is None else self.unpacker.stored(pack, key)
         if stored is None:
             raise missing
+        self._remember(stored, None)
         return stored
 
     def _newest_pack(self, run_id: str) -> Pack | None:
@@ -331,12 +330,12 @@ class Chunks:
 
         One request each, all at once.
         """
+        # None of them is remembered: nobody has seen them, and what a caller writes by hand is no change of what he has not seen.
         taken, damaged, missing = [], [], dict.fromkeys(wanted)
-        before = {key: self.known.get(key) for key in wanted}
         for key, blob in self.backend.get_many(wanted):
             missing.pop(key, None)
             try:
-                taken.append((self._take(key, blob, before[key]), blob))
+                taken.append((self._decoded(key, blob), blob))
             except InvalidInputError as error:  # another name in another case: not the chunk of this key
                 log.debug("%s", error)
             except FormatError as error:
@@ -363,6 +362,10 @@ class Chunks:
         if pack is None:
             return
         for key in list(wanted):
+            known = self.known.get(key)
+            if known is not None and known.packed and known.version == pack.token:
+                scan.chunks.append(known)
+                continue
             try:
                 stored = self.unpacker.stored(pack, key)
             except FormatError as error:
@@ -370,6 +373,7 @@ class Chunks:
                 continue
             if stored is not None:
                 scan.chunks.append(stored)
+                self._remember(stored, known if known is not None and known.packed else None)
         gone = [key for key in scan.vanished if keys.stays_loose(key) or key not in pack.members]
         scan.vanished[:] = gone
 
@@ -478,10 +482,16 @@ class Chunks:
 
     def _drop_missing(self, prefix: str, listed: Container[str]) -> list[str]:
         """What this process knew of a run and a listing did not show. Listing takes time, in which somebody may delete the run."""
-        missing = [key for key in self.known.keys_of_run(prefix) if key not in listed]
+        missing = [
+            key for key in self.known.keys_of_run(prefix) if key not in listed and not self._is_known_packed(key)
+        ]
         for key in missing:
             self.known.forget(key)
         return missing
+
+    def _is_known_packed(self, key: str) -> bool:
+        known = self.known.get(key)
+        return known is not None and known.packed
 
     def close(self) -> None:
         """Lets threads and connections go; both come again when they are needed."""
@@ -675,12 +685,15 @@ class Chunks:
 
     def _take(self, key: str, blob: Blob, before: Stored | None) -> Stored:
         """Decodes an object, checks that it is what its key says, and remembers it."""
-        chunk = codec.decode(blob.data, key)
-        self._check_name(key, chunk.envelope)
-        stored = self.unpacker.over(Stored(key, chunk, blob.version), self.unpacker.held(chunk.envelope.run))
-        self._clock.saw(chunk.envelope.created_at)
+        stored = self._decoded(key, blob)
+        self._clock.saw(stored.chunk.envelope.created_at)
         self._remember(stored, before)
         return stored
+
+    def _decoded(self, key: str, blob: Blob) -> Stored:
+        chunk = codec.decode(blob.data, key)
+        self._check_name(key, chunk.envelope)
+        return self.unpacker.over(Stored(key, chunk, blob.version), self.unpacker.held(chunk.envelope.run))
 
     def _check_name(self, key: str, envelope: Envelope) -> None:
         try:

@@ -132,7 +132,7 @@ class Compactor:
         return found
 
     def _read_loose(self, found: _Found) -> None:
-        chunks = [entry for entry in found.listed.values() if keys.is_chunk(entry.key)]
+        chunks = sorted(entry for entry in found.listed.values() if keys.is_chunk(entry.key))
         if sum(entry.size for entry in chunks) > packs.MAX_PLAIN_BYTES:
             found.too_large = True
             return
@@ -152,6 +152,7 @@ class Compactor:
         for stored in found.made_anew:
             # Back to its place: readers who do not know of the pack see all of it then, too.
             self._chunks.change(Change(chunk_of(stored.chunk.envelope), lambda content: content, always=True))
+            self._chunks.known.forget(stored.key)  # see `take_many`
         gone = [key for key in found.vanished if found.old is None or key not in found.old.members]
         return bool(found.made_anew or gone)
 

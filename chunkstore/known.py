@@ -21,7 +21,7 @@ class Stored(NamedTuple):
     chunk: Chunk
     version: str
     packed: bool = False
-    """It stands in the run's pack and nowhere else; then the version is empty."""
+    """It stands in the run's pack and nowhere else; then the version is that pack's token."""
     merged: bool = False
     """What stands there was made anew beside the pack, and this is more than that: merged with the packed chunk."""
 

@@ -238,7 +238,9 @@ class ChunkedRunLogStore:
         rest = self._rest_of(run_id)
         if missing is not None and not rest:
             raise self._reader.no_run(run_id) from missing
-        self._chunks.delete_many(rest)
+        # The pack before the rest: behind a loose chunk it may hold an older one.
+        self._chunks.delete_many(key for key in rest if key == keys.pack(run_id))
+        self._chunks.delete_many(key for key in rest if key != keys.pack(run_id))
         self._chunks.delete_many([keys.key_of(header)])
         self._chunks.known.forget_run(run_id)
 

@@ -83,7 +83,7 @@ class Unpacker:
         """A chunk that the pack holds for where it does not stand loose; None for any other."""
         if key not in pack.members or keys.stays_loose(key):
             return None
-        return Stored(key, self.chunk(pack, key), "", packed=True)
+        return Stored(key, self.chunk(pack, key), pack.token, packed=True)
 
     def chunk(self, pack: Pack, key: str) -> Chunk:
         """One of the pack's chunks, with the envelope that it had."""
