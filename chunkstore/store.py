@@ -169,6 +169,7 @@ class ChunkedRunLogStore:
 
         Complete: one listing (one request per 1,000 chunks) and one request for each chunk that changed since this process
         last saw it, all at once. Every write that returned before the call is in it, and no step without its parents.
+        Of a packed run one listing and one request, side by side where this process knows that it is packed; none where it has the pack.
         Without steps: two requests for header and job, then as `get_parameters`.
 
         Raises `RunLogNotFoundError`. Raises `FormatError` where chunks are damaged, naming them; with `strict=False` they are left out
@@ -230,7 +231,7 @@ class ChunkedRunLogStore:
     def delete_run_log(self, run_id: str) -> None:
         """Deletes a run. Readers stop finding it at once; a call that is cut short is finished by the next one.
 
-        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known.
+        Raises `RunLogNotFoundError`. One listing and one request per chunk or pack, and two for the header, three where the run is not known.
         """
         header = keys.header(run_id)
         missing = self._mark_deleted(header)
@@ -369,7 +370,10 @@ class ChunkedRunLogStore:
         return cast(StepLog, self.schema.step_log(name=name, internal_name=internal_name, status=Status.CREATED.value))
 
     def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
-        """The step log, without the branches below it. One request. Raises `StepLogNotFoundError`."""
+        """The step log, without the branches below it. Raises `StepLogNotFoundError`.
+
+        One request. Of a packed run three, two once this process has read its pack; two where there is none.
+        """
         stored = self._read(keys.step(run_id, internal_name), StepLogNotFoundError)
         return cast(StepLog, self._reader.model(stored))
 
@@ -397,7 +401,7 @@ class ChunkedRunLogStore:
     def get_branch_log(self, internal_branch_name: str, run_id: str) -> BranchLog | RunLog:
         """The branch log, without its steps and parameters; for an empty name the run log without steps.
 
-        One request; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
+        Costs as `get_step_log`; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
         """
         if not internal_branch_name:
             return self.get_run_log_by_id(run_id, full=False)
@@ -429,7 +433,7 @@ class ChunkedRunLogStore:
         return cast(JobLog, self.schema.job_log(status=Status.CREATED.value))
 
     def get_job_log(self, run_id: str) -> JobLog:
-        """The job log of the run. One request. Raises `JobLogNotFoundError`."""
+        """The job log of the run. Costs as `get_step_log`. Raises `JobLogNotFoundError`."""
         stored = self._read(keys.job(run_id), JobLogNotFoundError)
         return cast(JobLog, self._reader.model(stored))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -559,13 +560,29 @@ MEANWHILE: dict[str, Act] = {
     "another packs": lambda other: other.compact("r"),
     "another packs with all its might": lambda other: other.compact("r", remove="always"),
     "another packs, changes and packs": lambda other: (other.compact("r"), change_all(other), other.compact("r")),
+    "steps come and another packs": lambda other: (
+        [other.add_step_log(StepLog(name=n, internal_name=n), "r") for n in ("0", "m.x.0", "z")],
+        other.compact("r"),
+    ),
     "nothing": lambda _other: None,
 }
 
 
-def plainly(act: Act, knows: bool) -> dict[str, Any]:
+def begun(backend: Backend, start: str) -> Store:
+    """A run that has ended, and was packed before, or not."""
+    store = ended(backend)
+    if start == "packed before":
+        store.compact("r")
+        step = store.get_step_log("b", "r")
+        step.message = "changed"
+        store.add_step_log(step, "r")
+        store.add_step_log(StepLog(name="w", internal_name="w"), "r")
+    return store
+
+
+def plainly(act: Act, knows: bool, start: str = "loose") -> dict[str, Any]:
     """What the run is where nobody packs it. What is made by hand says less where its process has seen more."""
-    store = ended(memory())
+    store = begun(memory(), start)
     other = again(store)
     whole(other) if knows else other.get_run_config("r")
     compact = Store.compact
@@ -577,8 +594,8 @@ def plainly(act: Act, knows: bool) -> dict[str, Any]:
     return whole(again(store))
 
 
-def requests_of(call: Callable[[Store], object], knows: bool) -> int:
-    backend = ended(memory()).backend
+def requests_of(call: Callable[[Store], object], knows: bool, start: str = "loose") -> int:
+    backend = begun(memory(), start).backend
     between = Between(backend, -1, lambda: None)
     store = Store(between)
     if knows:
@@ -590,11 +607,14 @@ def requests_of(call: Callable[[Store], object], knows: bool) -> int:
 
 @pytest.mark.parametrize("name", MEANWHILE)
 @pytest.mark.parametrize("knows", [False, True], ids=["new", "knowing"])
-def test_nothing_is_lost_whatever_happens_between_two_requests_of_the_packer(name: str, knows: bool) -> None:
+@pytest.mark.parametrize("start", ["loose", "packed before"])
+def test_nothing_is_lost_whatever_happens_between_two_requests_of_the_packer(
+    name: str, knows: bool, start: str
+) -> None:
     """`knows`: the other has read the run before; else it is a late writer who knows the header alone."""
-    act, expected = MEANWHILE[name], plainly(MEANWHILE[name], knows)
-    for at in range(1, requests_of(lambda store: store.compact("r"), False) + 1):
-        backend = ended(memory()).backend
+    act, expected = MEANWHILE[name], plainly(MEANWHILE[name], knows, start)
+    for at in range(1, requests_of(lambda store: store.compact("r"), False, start) + 1):
+        backend = begun(memory(), start).backend
         other = Store(backend)
         whole(other) if knows else other.get_run_config("r")
         done = Store(Between(backend, at, lambda other=other: act(other))).compact("r")
@@ -654,6 +674,91 @@ def test_a_reader_sees_what_was_acknowledged_before_when_it_is_packed_and_made_a
         run = Store(Between(store.backend, at, act)).get_run_log_by_id("r")
         messages = [one.message for one in run.steps["a"].attempts]
         assert messages in (["first"], ["first", "late"]), at
+
+
+class Paged(Between):
+    """Lists by name, one to a page, each as it is at its moment; something else happens before one of the pages."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        after = ""
+        while True:
+            self._count()
+            page = sorted(entry for entry in self.inner.list(prefix) if entry.key > after)[:1]
+            if not page:
+                return
+            yield from page
+            after = page[-1].key
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["new", "knowing"])
+def test_a_reader_misses_nothing_when_a_run_is_packed_between_two_pages_of_its_listing(knows: bool) -> None:
+    """`knows`: the reader knows the header as it was, and nothing of the steps."""
+    expected = whole(ended(memory()))
+    for at in range(1, 30):
+        backend = ended(memory()).backend
+        between = Paged(backend, -1, lambda backend=backend: Store(backend).compact("r"))
+        store = Store(between)
+        if knows:
+            store.get_run_config("r")
+        between.requests, between.at = 0, at
+        assert whole(store) == expected, at
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["new", "knowing"])
+def test_it_misses_no_step_either_where_nothing_else_that_was_listed_is_missing(knows: bool) -> None:
+    """Steps alone: they come behind the header, and all go before their pages are listed."""
+    for at in range(1, 12):
+        store = Store(memory())
+        store.create_run_log("r", status="SUCCESS")
+        for name in "abcd":
+            store.add_step_log(StepLog(name=name, internal_name=name), "r")
+        between = Paged(store.backend, -1, lambda store=store: again(store).compact("r"))
+        reader = Store(between)
+        if knows:
+            reader.get_run_config("r")
+        between.requests, between.at = 0, at
+        assert list(reader.get_run_log_by_id("r").steps) == ["a", "b", "c", "d"], at
+
+
+class Names:
+    """A folder's names as a system hands them out, some at a time: what is removed meanwhile is missed, and so is what is new."""
+
+    def __init__(self, found: Iterator[os.DirEntry[str]], first: int, act: Callable[[], object]) -> None:
+        self.found = sorted(found, key=lambda entry: entry.name != "run.json")  # the header's comes first
+        self.first = first
+        self.act = act
+
+    def __enter__(self) -> Iterator[os.DirEntry[str]]:
+        return self._names()
+
+    def _names(self) -> Iterator[os.DirEntry[str]]:
+        yield from self.found[: self.first]
+        self.act()
+        yield from (entry for entry in self.found[self.first :] if Path(entry.path).exists())
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["new", "knowing"])
+def test_a_reader_misses_nothing_when_a_run_is_packed_while_a_disk_lists_its_names(
+    knows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+    expected = whole(ended(memory()))
+    for first in range(1, 10):
+        backend = LocalBackend(tmp_path / str(first), durability="process")
+        ended(backend)
+        store, other = Store(backend), Store(backend)
+        if knows:
+            store.get_run_config("r")
+
+        def listed(path: str, first: int = first, other: Store = other) -> Any:
+            monkeypatch.setattr(os, "scandir", scandir)
+            return Names(scandir(path), first, lambda: other.compact("r"))
+
+        monkeypatch.setattr(os, "scandir", listed)
+        assert whole(store) == expected, first
 
 
 WRITES: dict[str, Act] = {name: act for name, act in MEANWHILE.items() if "packs" not in name and name != "nothing"}
