@@ -37,6 +37,7 @@ MAX_OBJECT_BYTES: Final = _DIGEST_END + MAX_CHUNK_BYTES
 _BREAK: Final = b"\n"
 _TEXTS: Final = frozenset({str})
 _INTEGERS: Final = frozenset({int})
+_TRUTHS: Final = frozenset({bool})
 
 
 NO_WRITERS: Final[Mapping[str, int]] = {}
@@ -47,7 +48,8 @@ class Envelope(NamedTuple):
 
     `created_at` is the time of its first write, the same for ever. `writers` has, for each session that wrote it, the number
     of that session's last write. `deleted` marks the header of a run that is being deleted. `founded` says to which run of this
-    id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it.
+    id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it. `packed` marks the header of a
+    run that has a pack, or is about to get one.
     """
 
     run: str
@@ -58,6 +60,7 @@ class Envelope(NamedTuple):
     writers: Mapping[str, int] = NO_WRITERS
     deleted: bool = False
     founded: str = ""
+    packed: bool = False
 
 
 class Chunk(NamedTuple):
@@ -117,14 +120,15 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts["writers"],
         facts.get("deleted", False),
         facts.get("founded", ""),
+        facts.get("packed", False),
     )
-    run, kind, name, scope, created_at, writers, deleted, founded = envelope
+    run, kind, name, scope, created_at, writers, deleted, founded, packed = envelope
     if {type(run), type(kind), type(name), type(scope), type(created_at), type(founded)} != _TEXTS:
         raise TypeError("names and times are texts")
     if set(map(type, writers.values())) - _INTEGERS:
         raise TypeError("writers are numbered")
-    if type(deleted) is not bool:
-        raise TypeError("deleted is a truth value")
+    if {type(deleted), type(packed)} != _TRUTHS:
+        raise TypeError("deleted and packed are truth values")
     if not is_stamp(envelope.created_at):
         raise ValueError(envelope.created_at)  # it orders chunks as text, and the clock goes on from there
     return envelope
@@ -152,6 +156,8 @@ def _facts(chunk: Chunk) -> dict[str, object]:
     facts["writers"] = dict(envelope.writers)
     if envelope.deleted:
         facts["deleted"] = True
+    if envelope.packed:
+        facts["packed"] = True
     if chunk.content.exact:
         facts["exact"] = dict(chunk.content.exact)
     return facts

@@ -9,6 +9,8 @@ A key has two parts, `run/chunk`:
     parameter.alpha.json              a parameter of the run
     parameter@map.eu@alpha.json       a parameter of the branch `map.eu`
 
+Beside them there may be `whole.pack`, which is no chunk: the pack of the run.
+
 The mapping is total, readable for ordinary names, and no two names share a key. Letters, digits, space and `-_.+=,~()`
 stand for themselves; every other byte of the UTF-8 form is `%XX`. A name too long for a file name keeps a readable head and
 ends in `%~` and a digest; its full name stands inside the chunk. `@` and `%~` never come out of the escaping itself.
@@ -27,6 +29,7 @@ from urllib.parse import unquote_to_bytes
 from chunkstore.errors import InvalidInputError
 
 SUFFIX: Final = ".json"
+PACK: Final = "whole.pack"
 MAX_RUN_ID_BYTES: Final = 200
 _MAX_FILE_NAME: Final = 255  # bytes; ext4, XFS, APFS, NTFS and MinIO agree
 _DIGEST_LENGTH: Final = 32
@@ -135,6 +138,25 @@ def is_kind(text: str) -> bool:
 def prefix_of_run(run_id: str) -> str:
     """The start of the keys of all chunks of a run."""
     return f"{folder_of(run_id)}/"
+
+
+def pack(run_id: str) -> str:
+    """The object key of a run's pack.
+
+    It sorts behind every chunk: a listing that goes by name, page by page, and misses a chunk that was packed and removed
+    meanwhile comes to the pack later than that, and shows it.
+    """
+    return f"{folder_of(run_id)}/{PACK}"
+
+
+def run_of_prefix(prefix: str) -> str | None:
+    """The run whose chunks are all those that start with this; None where it is the start of some of them."""
+    return run_id_of(prefix[:-1]) if prefix.endswith("/") else None
+
+
+def stays_loose(key: str) -> bool:
+    """Whether packing leaves the chunk where it is: the header, which makes a run's id taken, and parameters, which are listed."""
+    return key.rpartition("/")[2].startswith((f"{Kind.HEADER.value}.", Kind.PARAMETER.value))
 
 
 def prefix_of_parameters(run_id: str, scope: str = "") -> str:

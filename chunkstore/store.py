@@ -20,6 +20,7 @@ from chunkstore.assembly import collector_paused, parent_branch
 from chunkstore.backends import Backend
 from chunkstore.chunks import Change, Chunks, Timing
 from chunkstore.clock import HybridClock
+from chunkstore.compaction import Compaction, Compactor, Removal
 from chunkstore.errors import (
     AlreadyExistsError,
     BranchLogNotFoundError,
@@ -70,6 +71,7 @@ class StoreSettings:
     compress_above: int | None = 1_000_000
     timeout_seconds: float = 60.0
     known_bytes: int = 64 << 20
+    compact_at_end: bool = False
 
 
 _DEFAULT: Final = StoreSettings()
@@ -110,6 +112,7 @@ class ChunkedRunLogStore:
         self._reader = Reader(self._chunks, schema, origins)
         self._queries = Queries(self._chunks, self._reader, schema, self._index)
         self._writer = Writer(self._chunks, schema, origins)
+        self._compactor = Compactor(self._chunks)
         self._branches_missed: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
@@ -181,6 +184,7 @@ class ChunkedRunLogStore:
 
         Complete: one listing (one request per 1,000 chunks) and one request for each chunk that changed since this process
         last saw it, all at once. Every write that returned before the call is in it, and no step without its parents.
+        Of a packed run one listing and one request, side by side where this process knows that it is packed; none where it has the pack.
         Without steps: two requests for header and job, then as `get_parameters`.
 
         Each chunk is whole, but writes during the call may be in it or not, a later one and not an earlier one of another writer. With
@@ -245,6 +249,7 @@ class ChunkedRunLogStore:
         """
         with self._in_run(run_log.run_id):
             self._writer.run_log(run_log)
+        self._at_end(run_log.run_id, run_log.status)
 
     def get_run_logs(
         self,
@@ -334,45 +339,51 @@ class ChunkedRunLogStore:
     def delete_run_log(self, run_id: str) -> None:
         """Deletes a run. Readers stop finding it at once; a call that is cut short is finished by the next one.
 
-        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known;
+        Raises `RunLogNotFoundError`. One listing and one request per chunk or pack, and two for the header, three where the run is not known;
         one more for a run that is finished.
         """
         header = keys.header(run_id)
-        prefix = keys.prefix_of_run(run_id)
-        listed = {entry.key for entry in self.backend.list(prefix)}
-        ours = {key for key in listed if keys.parse(key) is not None}
+        missing = self._mark_deleted(header)
+        # Listed after the mark: whoever writes and then sees the mark takes that back himself; all else is in the listing.
+        rest = self._rest_of(run_id)
+        if missing is not None and not rest:
+            raise self._reader.no_run(run_id) from missing
+        # The pack before the rest: behind a loose chunk it may hold an older one.
+        self._chunks.delete_many(key for key in rest if key == keys.pack(run_id))
+        self._chunks.delete_many(key for key in rest if key != keys.pack(run_id))
+        self._chunks.delete_many([keys.key_of(header)])
+        self._chunks.known.forget_run(run_id)
+
+    def _mark_deleted(self, header: ChunkId) -> ObjectNotFoundError | None:
+        """Marks the header; the error where there is none. On a full disk the mark has no room until some chunk is gone."""
+        rest: list[str] | None = None
+        while True:
+            try:
+                self._chunks.mark_deleted(header)
+            except ObjectNotFoundError as error:
+                return error
+            except FormatError:
+                log.warning("the header of run %r is damaged; the run is deleted all the same", header.run_id)
+                self._doubt(header.run_id)
+            except StorageFullError as error:
+                log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
+                rest = self._rest_of(header.run_id) if rest is None else rest
+                if rest:
+                    self._chunks.delete_many([rest.pop()])
+                    continue
+                self._chunks.delete_many([keys.key_of(header)])
+                self._doubt(header.run_id)
+            return None
+
+    def _rest_of(self, run_id: str) -> list[str]:
+        """The keys of all that is in a run but its header. One listing."""
+        listed = {entry.key for entry in self.backend.list(keys.prefix_of_run(run_id))}
+        ours = {key for key in listed if keys.parse(key) is not None or key == keys.pack(run_id)}
         if listed != ours:
             log.warning(
                 "run %r is deleted, but %d files in its folder are not ours and stay", run_id, len(listed - ours)
             )
-        rest = ours - {keys.key_of(header)}
-        try:
-            rest = self._mark_deleted(header, rest)
-        except ObjectNotFoundError as error:
-            if not rest:
-                raise self._reader.no_run(run_id) from error
-        except FormatError:
-            log.warning("the header of run %r is damaged; the run is deleted all the same", run_id)
-            self._doubt(run_id)
-        self._chunks.delete_many(rest)
-        self._chunks.delete_many([keys.key_of(header)])
-        self._chunks.known.forget_run(run_id)
-
-    def _mark_deleted(self, header: ChunkId, rest: set[str]) -> set[str]:
-        """Marks the header; what is left of the rest. On a full disk the mark has no room until some chunk is gone."""
-        left = set(rest)
-        while True:
-            try:
-                self._chunks.mark_deleted(header)
-            except StorageFullError as error:
-                log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
-                if not left:
-                    self._chunks.delete_many([keys.key_of(header)])
-                    self._doubt(header.run_id)
-                    return left
-                self._chunks.delete_many([left.pop()])
-            else:
-                return left
+        return sorted(ours - {keys.key_of(keys.header(run_id))})
 
     def _doubt(self, run_id: str) -> None:
         """The index must not be believed about a run of this id that comes later."""
@@ -386,6 +397,33 @@ class ChunkedRunLogStore:
         """
         status = status.upper()
         self._change_header(run_id, lambda header: {**header, "status": status}, barrier=status in TERMINAL)
+        self._at_end(run_id, status)
+
+    def compact(self, run_id: str, *, remove: Removal = "unchanged") -> Compaction:
+        """Packs a finished run: all its chunks in one object, so that it is read with one listing and one request.
+
+        Steps, branches and the job log are then removed, each only in the version that is in the pack; header and parameters stay. A
+        chunk that somebody writes later stands beside the pack and wins. Where the place cannot delete under a condition
+        (`guarantees.conditional_delete`) they stay too, and are not read: with `remove="always"` they are removed all the same, which loses
+        what is written meanwhile and is for runs that have no writer left. `remove="never"` removes nothing.
+
+        A call that is cut short leaves a readable run, and the next one finishes it. Costs a read of the header, two writes, one
+        listing, one request for each chunk to read it and one for each that is removed, all at once; one more to see that the run is still
+        there. Raises `RunLogNotFoundError`, `InvalidInputError` where the run has not ended, `FormatError` where its pack is damaged.
+        """
+        try:
+            return self._compactor.compact(run_id, remove)
+        except ObjectNotFoundError as error:
+            raise self._reader.no_run(run_id) from error
+
+    def _at_end(self, run_id: str, status: str) -> None:
+        """Packs a run that has just ended, where the settings say so. What was asked for is done: nothing of this may fail it."""
+        if not self.settings.compact_at_end or status.upper() not in TERMINAL:
+            return
+        try:
+            self.compact(run_id)
+        except ChunkStoreError as error:
+            log.warning("run %r was not packed: %s. compact does it at any time", run_id, error)
 
     def get_run_config(self, run_id: str) -> dict[str, object]:
         """The configuration of the run. One request."""
@@ -452,7 +490,10 @@ class ChunkedRunLogStore:
         return cast(StepLog, self.schema.step_log(name=name, internal_name=internal_name, status=Status.CREATED.value))
 
     def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
-        """The step log, without the branches below it. One request. Raises `StepLogNotFoundError`."""
+        """The step log, without the branches below it. Raises `StepLogNotFoundError`.
+
+        One request. Of a packed run three, two once this process has read its pack; two where there is none.
+        """
         stored = self._read(keys.step(run_id, internal_name), StepLogNotFoundError)
         return cast(StepLog, self._reader.model(stored))
 
@@ -480,7 +521,7 @@ class ChunkedRunLogStore:
     def get_branch_log(self, internal_branch_name: str, run_id: str) -> BranchLog | RunLog:
         """The branch log, without its steps and parameters; for an empty name the run log without steps.
 
-        One request; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
+        Costs as `get_step_log`; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
         """
         if not internal_branch_name:
             return self.get_run_log_by_id(run_id, full=False)
@@ -512,7 +553,7 @@ class ChunkedRunLogStore:
         return cast(JobLog, self.schema.job_log(status=Status.CREATED.value))
 
     def get_job_log(self, run_id: str) -> JobLog:
-        """The job log of the run. One request. Raises `JobLogNotFoundError`."""
+        """The job log of the run. Costs as `get_step_log`. Raises `JobLogNotFoundError`."""
         stored = self._read(keys.job(run_id), JobLogNotFoundError)
         return cast(JobLog, self._reader.model(stored))
 
@@ -560,6 +601,8 @@ class ChunkedRunLogStore:
         try:
             return self._chunks.read(chunk)
         except ObjectNotFoundError as error:
+            if error.key == keys.key_of(keys.header(chunk.run_id)):
+                raise self._reader.no_run(chunk.run_id) from error
             self._require_run(chunk.run_id)
             message = f"run {chunk.run_id!r} in {self.backend.place} has no {chunk}"
             raise missing(message, run_id=chunk.run_id, name=chunk.name) from error

@@ -55,7 +55,7 @@ def test_there_is_a_test_for_each_benchmark() -> None:
     names = {path.stem for path in BENCHMARKS.glob("bench_*.py")}
     assert names == {
         *("bench_write", "bench_read", "bench_contention", "bench_requests"),
-        *("bench_engines", "bench_runs"),
+        *("bench_engines", "bench_runs", "bench_packs"),
     }
 
 
@@ -86,6 +86,14 @@ def test_the_benchmark_of_requests_prints_them() -> None:
     assert all(f"  {column}" in output for column in CORE)
     assert rows_of(output, "chunkstore")
     assert rows_of(output, "s3fs as it comes")
+
+
+def test_the_benchmark_of_packs_reads_a_packed_run_with_two_requests() -> None:
+    require_s3()
+    output = output_of("bench_packs")
+    assert all(f"  {column}" in output for column in CORE)
+    reads = re.findall(r"^full read, .*  packed +(\d.+)$", output, re.MULTILINE)
+    assert {row.split()[2] for row in reads} == {"-", "2"}  # locally nobody counts
 
 
 def test_the_benchmark_of_reading_reads_from_s3() -> None:

@@ -18,7 +18,7 @@ ROOT = Path(chunkstore.__path__[0])
 FLOORS = [
     ["errors", "models"],
     [
-        *("process", "waiting", "greenlets", "keys", "values", "clock", "codec"),
+        *("process", "waiting", "greenlets", "keys", "values", "clock", "codec", "packs"),
         *(
             "backends.contract",
             "backends",
@@ -35,8 +35,8 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
-    ["merge", "known", "schema", "chunks", "index", "reindexing", "assembly"],
-    ["watching", "reading", "following", "writing", "queries", "store"],
+    ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
+    ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
     ["config", "asynchronous", ""],
     ["integrations", "integrations.runnable", "show"],
 ]
@@ -51,6 +51,7 @@ IMPORTS_ONLY = {
     "greenlets": {"process", "waiting"},
     "values": {"errors"},
     "codec": {"clock", "errors", "values"},
+    "packs": {"clock", "errors"},
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
@@ -66,6 +67,7 @@ EXTRAS = {
     "backends.hostlock": {"filelock"},
     "greenlets": {"greenlet"},
     "asynchronous": {"asyncio"},
+    "packs": {"zstandard"},
     "integrations.runnable": {"runnable"},
     "show": {"rich"},
 }

@@ -186,7 +186,8 @@ class LocalBackend:
         try:
             _refuse_linked_folder(self._path(prefix))
             with os.scandir(self._path(folder)) as entries:
-                for entry in entries:
+                # All names first: who misses an object that was removed meanwhile sees the other ones as they are after that.
+                for entry in list(entries):
                     name = entry.name
                     if name.startswith(start) and not name.startswith("."):
                         try:

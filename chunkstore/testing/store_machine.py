@@ -28,6 +28,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from pydantic import BaseModel
 
 from chunkstore import (
+    TERMINAL,
     BranchLog,
     BranchLogNotFoundError,
     ChunkedRunLogStore,
@@ -47,7 +48,7 @@ from chunkstore import (
     keys,
 )
 from chunkstore.backends import Backend
-from chunkstore.models import TERMINAL, JobLog
+from chunkstore.models import JobLog
 
 T = TypeVar("T")
 Tree: TypeAlias = dict[str, Any]
@@ -371,6 +372,19 @@ class StoreMachine(RuleBasedStateMachine):
         process = self.processes[number]
         after = {**copied(self.runs[run_id]), "status": status.upper()}
         self._write(process, run_id, lambda: process.store.update_run_log_status(run_id, status), after)
+
+    @rule(number=STORE, which=WHICH, end=st.booleans())
+    def pack_a_run(self, number: int, which: int, end: bool) -> None:
+        """Nothing changes for anybody, whatever stores know of the run or hold of it."""
+        run_id = self._run(which)
+        process = self.processes[number]
+        if self.runs[run_id]["status"] not in TERMINAL and end:
+            after = {**copied(self.runs[run_id]), "status": "SUCCESS"}
+            self._write(process, run_id, lambda: process.store.update_run_log_status(run_id, "SUCCESS"), after)
+        if self.runs[run_id]["status"] in TERMINAL:
+            self._write(process, run_id, lambda: process.store.compact(run_id), copied(self.runs[run_id]))
+        else:
+            self._refused(process, InvalidInputError, lambda: process.store.compact(run_id))
 
     @rule(number=STORE, which=WHICH, config=st.dictionaries(TEXTS, VALUES, max_size=3))
     def set_config(self, number: int, which: int, config: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from chunkstore import AlreadyExistsError, ChunkedRunLogStore, FormatError, RunLogNotFoundError
+from chunkstore import AlreadyExistsError, ChunkedRunLogStore, FormatError, RunLogNotFoundError, keys
 from chunkstore.values import Content
 from places import SCALE
 from tracing import Outcome, Stage, SystemCall, points
@@ -92,7 +92,8 @@ def odd_to_readers(store: ChunkedRunLogStore, stands: Chunks) -> list[str]:
     listed = store.list_run_ids()
     odd = [f"the runs are {runs}, listed are {listed}"] if listed != runs else []
     for run_id in runs:
-        odd += [entry.key for entry in store.backend.list(f"{run_id}/") if entry.key not in stands]
+        known = {*stands, f"{run_id}/{keys.PACK}"}
+        odd += [entry.key for entry in store.backend.list(f"{run_id}/") if entry.key not in known]
         with suppress(RunLogNotFoundError):  # its header is marked: it is being deleted
             odd += [finding.message for finding in store.read_run_log(run_id).findings]
     return odd
