@@ -743,7 +743,7 @@ TABLE = [
         "delete_run_log",
         "packed",
         lambda s: s.other.delete_run_log(s.run),
-        {"list": 1, "read": 1, "write": 1, "delete": LOOSE + 1},
+        {"list": 1, "read": 1, "write": 2, "delete": LOOSE + 1},
         packed,
     ),
     # Nothing is asked
