@@ -180,6 +180,7 @@ class AsyncChunkedRunLogStore:
     find_runs = _twin(ChunkedRunLogStore.find_runs)
     reindex = _twin(ChunkedRunLogStore.reindex)
     compact = _twin(ChunkedRunLogStore.compact)
+    iter_chunks = _twin_of_iterator(ChunkedRunLogStore.iter_chunks)
     follow = _twin_of_iterator(ChunkedRunLogStore.follow)
     delete_run_log = _twin(ChunkedRunLogStore.delete_run_log)
     update_run_log_status = _twin(ChunkedRunLogStore.update_run_log_status)

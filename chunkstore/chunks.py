@@ -49,6 +49,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _HEADER: Final = keys.Kind.HEADER.value
+_WINDOW: Final = 1_000  # chunks in memory, where a run is streamed
 _MAX_WRITERS: Final = 64
 _NONE_SEEN: Final[Mapping[str, str]] = {}
 _REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may meet half an object
@@ -455,9 +456,7 @@ class Chunks:
 
     def _scan_run(self, run_id: str, prefix: str, seen: Mapping[str, str]) -> Scan:
         scan = Scan()
-        listed = self._listed_beside_the_pack(run_id, prefix)
-        scan.vanished.extend(self._drop_missing(prefix, listed))
-        pack = self._pack_or_damage(lambda run: self._listed_pack(run, listed), run_id, scan)
+        listed, pack = self._listed_with_pack(run_id, prefix, scan)
         self._take_listed(listed, pack, scan, seen)
         if self._may_have_been_packed(run_id, listed, scan, pack):
             pack = self._pack_or_damage(self.unpacker.newest, run_id, scan)
@@ -468,6 +467,38 @@ class Chunks:
             there.update(scan.unchanged)
             self._add_packed(scan, pack, (key for key in pack.members if key not in there), seen)
         return scan
+
+    def stream(self, run_id: str) -> Iterator[Scan]:
+        """All chunks of a run, a thousand at a time, the header with the first; each once. Costs as `scan`.
+
+        In memory are the listing, about 400 bytes for each chunk, a thousand chunks, and the pack of a packed run.
+        """
+        start = Scan()
+        listed, pack = self._listed_with_pack(run_id, keys.prefix_of_run(run_id), start)
+        yield start
+        header = keys.key_of(keys.header(run_id))
+        for some in _windows(sorted(listed, key=lambda key: (key != header, key)), _WINDOW):
+            scan = self._take_listed({key: listed[key] for key in some}, pack, Scan(), _NONE_SEEN)
+            if self._may_have_been_packed(run_id, listed, scan, pack):
+                pack = self._pack_or_damage(self.unpacker.newest, run_id, scan)
+            self._without_left_overs(scan)
+            if pack is not None and self.unpacker.stands(pack):
+                scan.chunks[:] = [self._over(stored, pack) for stored in scan.chunks]
+                self._add_packed(scan, pack, scan.vanished)
+            yield scan
+        packed = (
+            [] if pack is None or not self.unpacker.stands(pack) else [key for key in pack.members if key not in listed]
+        )
+        for some in _windows(packed, _WINDOW):
+            scan = Scan()
+            self._add_packed(scan, pack, some)
+            yield scan
+
+    def _listed_with_pack(self, run_id: str, prefix: str, scan: Scan) -> tuple[dict[str, Entry], Pack | None]:
+        """What is listed, and the pack that is; what went, and a damaged pack, are told to the scan."""
+        listed = self._listed_beside_the_pack(run_id, prefix)
+        scan.vanished.extend(self._drop_missing(prefix, listed))
+        return listed, self._pack_or_damage(lambda run: self._listed_pack(run, listed), run_id, scan)
 
     def _listed_beside_the_pack(self, run_id: str, prefix: str) -> dict[str, Entry]:
         """The listing; at the same time the pack comes, where there is likely to be one that this process does not hold."""
@@ -852,6 +883,10 @@ class Chunks:
                 )
             timing.sleep(pause * timing.random())
             pause = min(2 * pause, timing.longest_pause)
+
+
+def _windows(found: list[str], size: int) -> Iterator[list[str]]:
+    return (found[start : start + size] for start in range(0, len(found), size))
 
 
 def _call(work: Callable[[], None]) -> None:

@@ -36,7 +36,7 @@ from chunkstore.errors import (
     StepLogNotFoundError,
     StorageFullError,
 )
-from chunkstore.following import Follower, RunChange
+from chunkstore.following import Follower, RunChange, streamed
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
 from chunkstore.models import (
@@ -230,6 +230,14 @@ class ChunkedRunLogStore:
         if not full:
             reading.run_log.steps = {}
         return reading
+
+    def iter_chunks(self, run_id: str) -> Iterator[RunChange]:
+        """All that is in a run, chunk by chunk, the header first: for runs that are too large to be in memory at once.
+
+        Costs as `get_run_log_by_id`. In memory are about 400 bytes for each chunk, a thousand chunks, the cache of known chunks, and
+        the pack of a packed run. Raises `RunLogNotFoundError`; a damaged chunk is told as such.
+        """
+        return streamed(self._chunks, self._reader, run_id)
 
     def follow(self, run_id: str, *, poll_seconds: float = 1.0) -> Iterator[RunChange]:
         """The changes of a run as they come: first all that is there, oldest first, then what is new; until the run has ended.

@@ -558,11 +558,15 @@ class StoreMachine(RuleBasedStateMachine):
         there |= {("parameter", scope, name) for scope, found in scopes.items() for name in found}
         there |= {("run", "", "")} | ({("job", "", "")} if run["job"] is not None else set())
         # After the first look comes a pause.
-        looked = self._ask(process, lambda: list(islice(process.store.follow(run_id), len(there))))
-        if looked is LOST:
-            return
-        assert {(change.kind, change.scope, change.name) for change in looked} == there
-        assert {change.sort for change in looked} == {"new"}
+        for look in (
+            lambda: list(islice(process.store.follow(run_id), len(there))),
+            lambda: list(process.store.iter_chunks(run_id)),
+        ):
+            looked = self._ask(process, look)
+            if looked is LOST:
+                return
+            assert sorted((change.kind, change.scope, change.name) for change in looked) == sorted(there)
+            assert {change.sort for change in looked} == {"new"}
         self._saw_all(process, run_id)
         self._seen(process, run_id, self._names(run))
 

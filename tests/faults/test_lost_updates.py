@@ -489,6 +489,7 @@ ARGUMENTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "get_run_log_by_id": ("r",),
     "read_run_log": ("r",),
     "follow": ("r",),
+    "iter_chunks": ("r",),
     "get_run_logs": (),
     "list_run_ids": (),
     "iter_run_ids": (),

@@ -754,6 +754,7 @@ TABLE = [
     Row("create_code_identity", "always", lambda s: s.store.create_code_identity(), {}),
     Row("create_data_catalog", "always", lambda s: s.store.create_data_catalog("a"), {}),
     Row("get_summary", "always", lambda s: s.store.get_summary(), {}),
+    Row("iter_chunks", "always", lambda s: list(s.other.iter_chunks(s.run)), {"list": 1, "read": FULL_RUN}, full_run),
     Row("follow", "the first look", first_look, {"list": 1, "read": FULL_RUN}, full_run),
     Row(
         "get_run_log_by_id",
