@@ -128,7 +128,9 @@ def left_after_deleting_all(root: Path) -> list[str]:
         store.create_run_log("r")
     for run_id in store.list_run_ids():
         store.delete_run_log(run_id)
-    return sorted(path.name for path in root.iterdir() if path.name != ".locks")
+    # Notes of doubt about finished runs stay until a reindex takes them.
+    notes = [path.name for path in root.glob(".index/*") if not path.name.startswith("doubt.")]
+    return notes + sorted(path.name for path in root.iterdir() if path.name not in {".locks", ".index"})
 
 
 def readable(root: Path) -> Chunks:
