@@ -92,10 +92,10 @@ class Reader:
 
     def _job_packed_meanwhile(self, run_id: str, header: Stored | None, scan: Scan) -> Stored | None:
         """The job log, where the header was read before and the job after it went into a pack; only runs that ended are packed."""
-        if header is None or header.chunk.envelope.packed or scan.damaged or not has_ended(header):
+        if header is None or header.chunk.envelope.packed or scan.damaged:
             return None
         with suppress(ObjectNotFoundError, FormatError):
-            if self._chunks.look_for_pack(run_id):
+            if has_ended(header) and self._chunks.look_for_pack(run_id):
                 return self._chunks.read(keys.job(run_id))
         return None
 
@@ -300,7 +300,10 @@ def age(stored: Stored) -> tuple[str, str]:
 
 def has_ended(header: Stored) -> bool:
     """Whether a header says that its run has ended."""
-    return str(values.decode(header.chunk.content).get("status")).upper() in TERMINAL
+    try:
+        return str(values.decode(header.chunk.content).get("status")).upper() in TERMINAL
+    except FormatError as error:
+        raise FormatError(f"{header.key} holds no run: {error}", key=header.key) from error
 
 
 def _put_in_order(parts: Parts, found: Iterable[Stored]) -> None:

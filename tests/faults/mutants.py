@@ -148,8 +148,8 @@ MUTANTS: Final = (
     Mutant(
         "an update on disk holds the lock while it compares and renames",
         LOCAL,
-        "            with self._locks.holding(key):\n                if condition",
-        "            with suppress():\n                if condition",
+        "            with self._locks.holding(key):\n                if condition.kind",
+        "            with suppress():\n                if condition.kind",
         "backends/test_local.py",
     ),
     Mutant(
@@ -260,7 +260,7 @@ MUTANTS: Final = (
     Mutant(
         "after a reply that was lost the object is read",
         CHUNKS,
-        "                current = self._read_back(key, failure)\n",
+        "                current = self._read_back(key, failure, condition)\n",
         "                raise failure from None\n",
         "store/test_lost_replies.py",
     ),
@@ -316,7 +316,7 @@ MUTANTS: Final = (
     Mutant(
         "the clock is later than all that was read",
         CHUNKS,
-        "        self._clock.saw(chunk.envelope.created_at)\n",
+        "        self._clock.saw(stored.chunk.envelope.created_at)\n",
         "",
         "test_chunks.py store/test_api.py faults/test_order.py",
     ),

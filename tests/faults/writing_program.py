@@ -267,9 +267,16 @@ def files(root: Path) -> Iterator[Path]:
 
 def chunks(root: Path) -> Chunks:
     """All chunks of a place, read past the store, those in packs too; fails where one is damaged."""
-    found = [(path.relative_to(root).as_posix(), path.read_bytes()) for path in files(root) if path.name[0] != "."]
-    loose = {key: data for key, data in found if not key.endswith(f"/{keys.PACK}")}
-    whole = [packs.decode(data, key) for key, data in found if key not in loose]
+    return contents(
+        {path.relative_to(root).as_posix(): path.read_bytes() for path in files(root) if path.name[0] != "."}
+    )
+
+
+def contents(found: Mapping[str, bytes]) -> Chunks:
+    """What these objects say: chunks, and packs for what is not loose."""
+    of_runs = {key: data for key, data in found.items() if not key.startswith(".index/")}
+    loose = {key: data for key, data in of_runs.items() if not key.endswith(f"/{keys.PACK}")}
+    whole = [packs.decode(data, key) for key, data in of_runs.items() if key not in loose]
     packed = {key: pack.data_of(key) for pack in whole for key in pack.members if not keys.stays_loose(key)}
     return {key: decode(data, key).content for key, data in {**packed, **loose}.items()}
 
