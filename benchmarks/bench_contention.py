@@ -14,8 +14,8 @@ from typing import Any, Final
 import contestants
 import harness
 import sample
-from contestants import Chunkstore, Contestant, Floor, OptunaJournal, RunnableChunkedFs
-from harness import Call, Place, Samples, installed
+from contestants import Contestant, Maker, durability_of
+from harness import Call, Place, Results, Samples
 
 QUESTION: Final = "How many writes do eight processes get through at once, and what is lost?"
 
@@ -34,22 +34,16 @@ class Size:
 
 SIZES: Final = {
     "tiny": Size(2, 4, 3, 3, 1),
-    "small": Size(8, 160, 25, 10, 2),
+    "small": Size(8, 160, 25, 10, 3),
     "full": Size(8, 1_000, 200, 50, 7),
 }
+_SLOW: Final = ("MLflow sqlite",)
+"""Takes part in one round: it is the slowest by far."""
 
 
-def makers() -> dict[str, Callable[[Path], Contestant]]:
-    made: dict[str, Callable[[Path], Contestant]] = {
-        "floor process": lambda folder: Floor(folder, "process"),
-        "floor power": lambda folder: Floor(folder, "power"),
-        "chunkstore process": lambda folder: Chunkstore(folder, "process"),
-        "chunkstore power": lambda folder: Chunkstore(folder, "power"),
-    }
-    if installed("runnable"):
-        made["runnable chunked-fs"] = RunnableChunkedFs
-    if installed("optuna"):
-        made["Optuna journal"] = OptunaJournal
+def makers() -> dict[str, Maker]:
+    made = contestants.makers(("process", "power"))
+    made.pop("runnable file-system", None)  # one writer only: it breaks at once
     return made
 
 
@@ -163,6 +157,17 @@ class Outcome:
     reads: tuple[int, int] | None = None
 
     @property
+    def rate(self) -> float:
+        """Acknowledged writes per second."""
+        return self.acknowledged / self.seconds
+
+    @property
+    def safe(self) -> bool:
+        """Nothing refused, nothing lost, and the reader beside it always got its run."""
+        refused = sum(report.refused for report in self.reports)
+        return self.lost == 0 and not refused and (self.reads is None or self.reads[1] == 0)
+
+    @property
     def acknowledged(self) -> int:
         return sum(len(report.acknowledged) for report in self.reports)
 
@@ -177,6 +182,7 @@ def once(name: str, folder: Path, work: Workload, size: Size, *, reader: bool, n
     setup.create(run)
     if work is branches:
         setup.add_step(run, setup.step(sample.map_step()))
+    setup.close()
     jobs = [(name, folder, run, work, worker, size) for worker in range(size.processes)]
     if not reader:
         reports = harness.at_the_same_time(write, jobs)
@@ -212,13 +218,15 @@ def _lost(name: str, folder: Path, run: str, reports: list[Report]) -> int | Non
         there = fresh.names(fresh.read(run))
     except Exception:  # noqa: BLE001  whatever it is, nothing of the run can be had
         return None
+    finally:
+        fresh.close()
     return len({one for report in reports for one in report.acknowledged} - there)
 
 
 # The tables.
 
 
-def bench(place: Place, size: Size) -> None:
+def bench(place: Place, size: Size, results: Results) -> None:
     for title, work in workloads(size).items():
         for reader in (False, True) if work is branches else (False,):
             outcomes: dict[str, list[Outcome]] = {name: [] for name in makers()}
@@ -226,12 +234,14 @@ def bench(place: Place, size: Size) -> None:
                 {name: partial(_round, name, place.folder, work, size, reader, outcomes) for name in makers()},
                 size.rounds,
             )
-            rows = [_row(name, outcomes, samples[name]) for name in outcomes]
             beside = ", beside a reader" if reader else ""
+            about = {"place": place.name, "action": f"{work.__name__}{beside}", "title": f"{title}{beside}"}
+            rows = [_row(name, outcomes, samples[name], results, about) for name in outcomes]
             head = ["contestant", "writes/s", *harness.HEAD, "acknowledged", "refused", "lost"]
             head += ["reads ok", "reads failed"] if reader else []
             head += ["time per write to its floor"]
             harness.print_table(f"{place.name}: {title}{beside}; milliseconds", head, rows)
+            print_against_peers(outcomes, results, about)
 
 
 def _round(
@@ -243,32 +253,80 @@ def _round(
     outcomes: Mapping[str, list[Outcome]],
     number: int,
 ) -> list[float]:
+    if number and name in _SLOW:
+        return []
     outcome = once(name, folder, work, size, reader=reader, number=number)
     outcomes[name].append(outcome)
     return [seconds for report in outcome.reports for seconds in report.times]
 
 
-def _row(name: str, outcomes: Mapping[str, list[Outcome]], samples: Samples) -> list[str]:
+def _row(
+    name: str,
+    outcomes: Mapping[str, list[Outcome]],
+    samples: Samples,
+    results: Results,
+    about: Mapping[str, Any],
+) -> list[str]:
     mine = outcomes[name]
     reports = [report for outcome in mine for report in outcome.reports]
     if reports[0].requests is not None:
         samples.requests = f"{sum(report.requests or 0 for report in reports):,}"
         samples.conflicts = sum(report.conflicts or 0 for report in reports)
-    floor = outcomes["floor power" if name == "Optuna journal" or name.endswith("power") else "floor process"]
-    ratios = [_per_write(one) / _per_write(other) for one, other in zip(mine, floor, strict=True) if one.acknowledged]
+    floor = outcomes[f"floor {durability_of(name)}"]
+    ratios = [_per_write(one) / _per_write(other) for one, other in zip(mine, floor, strict=False) if one.acknowledged]
+    to_floor = statistics.median(ratios) if ratios else None
     unreadable = sum(1 for outcome in mine if outcome.lost is None)
-    lost = f"{sum(outcome.lost or 0 for outcome in mine):,}"
-    row = [name, f"{statistics.median(one.acknowledged / one.seconds for one in mine):,.0f}", *harness.core(samples)]
-    row += [f"{sum(one.acknowledged for one in mine):,}", f"{sum(report.refused for report in reports):,}"]
-    row += [f"{lost}; {unreadable} of {len(mine)} runs unreadable" if unreadable else lost]
+    lost = sum(outcome.lost or 0 for outcome in mine)
+    refused = sum(report.refused for report in reports)
+    acknowledged = sum(one.acknowledged for one in mine)
+    rate = statistics.median(one.rate for one in mine)
+    row = [name, f"{rate:,.0f}", *harness.core(samples), f"{acknowledged:,}", f"{refused:,}"]
+    row += [f"{lost:,}; {unreadable} of {len(mine)} runs unreadable" if unreadable else f"{lost:,}"]
+    numbers: dict[str, Any] = {"writes_per_second": round(rate, 1), "acknowledged": acknowledged, "refused": refused}
+    numbers |= {"lost": lost, "unreadable": unreadable, "runs": len(mine), "safe": _is_safe(name, mine)}
     if mine[0].reads is not None:
         reads = [outcome.reads for outcome in mine if outcome.reads is not None]
-        row += [f"{sum(ok for ok, _ in reads):,}", f"{sum(failed for _, failed in reads):,}"]
-    return [*row, harness.ratio(statistics.median(ratios) if ratios else None)]
+        numbers |= {"reads_ok": sum(ok for ok, _ in reads), "reads_failed": sum(failed for _, failed in reads)}
+        row += [f"{numbers['reads_ok']:,}", f"{numbers['reads_failed']:,}"]
+    results.add(**about, contestant=name, **samples.numbers(), **numbers, to_floor=to_floor)
+    return [*row, harness.ratio(to_floor)]
 
 
 def _per_write(outcome: Outcome) -> float:
     return outcome.seconds / max(1, outcome.acknowledged)
+
+
+def print_against_peers(outcomes: Mapping[str, list[Outcome]], results: Results, about: Mapping[str, Any]) -> None:
+    """Acknowledged writes per second to those of the best safe product that promises as much or more, and to sqlite alone."""
+    print()
+    for durability in ("process", "power"):
+        ours = f"chunkstore {durability}"
+        safe = [
+            name for name in outcomes if _is_safe(name, outcomes[name]) and _promises(durability_of(name), durability)
+        ]
+        for kind, rivals in {
+            "product": [name for name in safe if not name.startswith("sqlite")],
+            "sqlite": [name for name in safe if name == f"sqlite {durability}"],
+        }.items():
+            if not rivals:
+                print(f"{ours}: no {kind} that promises as much was safe here")
+                continue
+            best = max(rivals, key=lambda name: statistics.median(one.rate for one in outcomes[name]))
+            pairs = zip(outcomes[ours], outcomes[best], strict=False)
+            ratio = statistics.median(mine.rate / theirs.rate for mine, theirs in pairs)
+            which = f"the best safe product, {best} ({durability_of(best)})" if kind == "product" else f"{best}, alone"
+            print(f"{ours}: {harness.ratio(ratio)} the acknowledged writes per second of {which}")
+            results.add(**about, contestant=ours, against=kind, best=best, ratio=ratio)
+
+
+def _promises(found: str, wanted: str) -> bool:
+    return found in {"power", wanted}
+
+
+def _is_safe(name: str, mine: list[Outcome]) -> bool:
+    """Whoever writes in place is not, even where nobody looked while a file was half written."""
+    in_place = name.startswith("runnable") or name == "MLflow files"
+    return not name.startswith(("floor", "chunkstore")) and not in_place and all(one.safe for one in mine)
 
 
 NOTES: Final = (
@@ -278,6 +336,7 @@ NOTES: Final = (
         "one file per branch, rewritten at each write; the root's parameters and configuration in one file",
     ),
     ("Optuna journal", "one file for the run, appended to; each process reads what the others appended"),
+    ("MLflow", "one row or file for each tag; sqlite takes part in one round"),
     (
         "floor",
         "its configuration is read and replaced under flock, without which updates are lost; the rest has no conditions",
@@ -294,11 +353,12 @@ def main() -> None:
     given = harness.options(QUESTION, "Processes start at a barrier; each has its own store object.")
     began = time.monotonic()
     with harness.places(given) as places:
-        harness.print_facts(QUESTION, given, places)
+        results = harness.print_facts(QUESTION, given, places)
         for place in places:
-            bench(place, SIZES[given.size])
+            bench(place, SIZES[given.size], results)
     harness.print_notes("What is what", [*NOTES, *contestants.PROMISES, *contestants.missing()])
     harness.print_end(began)
+    results.save(given)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any, Final
 import contestants
 import harness
 import s3contestants
-from contestants import Chunkstore, Contestant, Floor, OptunaJournal, RunnableChunkedFs, RunnableFileSystem
-from harness import Call, Place, Samples, installed
+from contestants import Contestant, Maker
+from harness import Call, Place, Results, Samples, installed
 
 import chunkstore
 from chunkstore import keys
@@ -27,8 +27,8 @@ LATENCY: Final = 0.020
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    steps: int
-    """Root steps of the run that is read locally: one chunk each."""
+    steps: tuple[int, ...]
+    """Root steps of the runs that are read locally: one chunk each."""
     rounds: int
     single: int
     """Single steps read per round by a contestant that reads no more than it is asked for."""
@@ -40,24 +40,20 @@ class Size:
 
 
 SIZES: Final = {
-    "tiny": Size(20, 1, 5, (3,), 3, 1),
-    "small": Size(2_000, 3, 50, (20,), 50, 3),
-    "full": Size(10_000, 9, 200, (166, 1_000), 998, 5),
+    "tiny": Size((5, 20), 1, 5, (3,), 3, 1),
+    "small": Size((100, 1_000, 10_000), 3, 50, (20,), 50, 3),
+    "full": Size((10, 100, 1_000, 10_000), 9, 200, (166, 1_000), 998, 5),
 }
-_WHOLE: Final = ("runnable chunked-fs", "runnable file-system")
+_WHOLE: Final = ("runnable chunked-fs", "runnable file-system", "MLflow files", "MLflow sqlite")
 """Who reads the whole run for one step."""
+_WRITES_ALIKE: Final = ("floor exclusive process", "sqlite power")
+"""They differ from others only in how they write."""
 
 
-def makers() -> dict[str, Callable[[Path], Contestant]]:
-    made: dict[str, Callable[[Path], Contestant]] = {
-        "floor": lambda folder: Floor(folder, "process"),
-        "chunkstore": lambda folder: Chunkstore(folder, "process"),
-    }
-    if installed("runnable"):
-        made |= {"runnable chunked-fs": RunnableChunkedFs, "runnable file-system": RunnableFileSystem}
-    if installed("optuna"):
-        made["Optuna journal"] = OptunaJournal
-    return made
+def makers() -> dict[str, Maker]:
+    """Durability makes no difference to a read."""
+    made = contestants.makers(("process",))
+    return {name.removesuffix(" process"): make for name, make in made.items() if name not in _WRITES_ALIKE}
 
 
 # Local.
@@ -65,34 +61,45 @@ def makers() -> dict[str, Callable[[Path], Contestant]]:
 Lane = tuple[Callable[[int], list[float]], Callable[[], str]]
 
 
-def bench_local(place: Place, size: Size) -> None:
-    names = [f"step{number:05d}" for number in range(size.steps)]
-    for make in makers().values():
-        one = make(place.folder)
-        one.create(RUN)
-        one.fill(RUN, names)
-        expected = {f"step {name}" for name in names}
-        if one.names(make(place.folder).read(RUN)) != expected:
-            raise SystemExit(f"{one.name} did not read back what was stored")
-    rows = []
-    for action, calls in _actions(place.folder, size, names).items():
-        samples = harness.interleaved({name: once for name, (once, _) in calls.items()}, size.rounds)
-        for name, (_, requests) in calls.items():
-            samples[name].requests = requests()
-        rows += rows_of(action, samples, "floor")
-    head = ["action", "contestant", *harness.HEAD, "to the floor"]
-    harness.print_table(f"{place.name}, run of {size.steps:,} root steps, milliseconds", head, rows)
+def bench_local(place: Place, size: Size, results: Results) -> None:
+    for steps in size.steps:
+        run, names = f"run-{steps}", [f"step{number:05d}" for number in range(steps)]
+        for make in makers().values():
+            _fill(make, place.folder, run, names)
+        rows = []
+        for action, lanes in _actions(place.folder, run, size, names).items():
+            samples = harness.interleaved({name: once for name, (once, _) in lanes.items()}, size.rounds)
+            for name, (_, requests) in lanes.items():
+                samples[name].requests = requests()
+            about = {"place": place.name, "action": action, "n": steps}
+            rows += rows_of(action, samples, "floor", results, about)
+        head = ["action", "contestant", *harness.HEAD, "to the floor"]
+        harness.print_table(f"{place.name}, run of {steps:,} root steps, milliseconds", head, rows)
 
 
-def _actions(folder: Path, size: Size, names: list[str]) -> dict[str, dict[str, Lane]]:
+def _fill(make: Maker, folder: Path, run: str, names: list[str]) -> None:
+    one = make(folder)
+    one.create(run)
+    one.fill(run, names)
+    one.close()
+    one = make(folder)
+    if one.names(one.read(run)) != {f"step {name}" for name in names}:
+        raise SystemExit(f"{one.name} did not read back what was stored")
+    one.close()
+
+
+def _actions(folder: Path, run: str, size: Size, names: list[str]) -> dict[str, dict[str, Lane]]:
     warm = {name: make(folder) for name, make in makers().items()}
     for one in warm.values():
-        one.read(RUN)
+        one.read(run)
     singles = {name: names[: 1 if name in _WHOLE else size.single] for name in warm if name != "Optuna journal"}
+    read_all = _read_all(run)
     return {
-        "full read": {name: _lane(lambda name=name: makers()[name](folder), _read_all) for name in warm},
-        "full read again, unchanged": {name: _lane(lambda one=one: one, _read_all) for name, one in warm.items()},
-        "one step": {name: _lane(lambda name=name: warm[name], _steps(wanted)) for name, wanted in singles.items()},
+        "full read": {name: _lane(lambda name=name: makers()[name](folder), read_all) for name in warm},
+        "full read again, unchanged": {name: _lane(lambda one=one: one, read_all) for name, one in warm.items()},
+        "one step": {
+            name: _lane(lambda name=name: warm[name], _steps(run, wanted)) for name, wanted in singles.items()
+        },
     }
 
 
@@ -113,25 +120,30 @@ def _lane(take: Callable[[], Contestant], calls: Callable[[Contestant], list[Cal
     return once, lambda: counted[0]
 
 
-def _read_all(one: Contestant) -> list[Call]:
-    return [partial(one.read, RUN)]
+def _read_all(run: str) -> Callable[[Contestant], list[Call]]:
+    return lambda one: [partial(one.read, run)]
 
 
-def _steps(names: list[str]) -> Callable[[Contestant], list[Call]]:
-    return lambda one: [partial(one.get_step, RUN, name) for name in names]
+def _steps(run: str, names: list[str]) -> Callable[[Contestant], list[Call]]:
+    return lambda one: [partial(one.get_step, run, name) for name in names]
 
 
-def rows_of(action: str, samples: Mapping[str, Samples], floor: str) -> list[list[str]]:
-    return [
-        [action, name, *harness.core(one), harness.ratio(one.ratio_to(samples[floor]) if floor in samples else None)]
-        for name, one in samples.items()
-    ]
+def rows_of(
+    action: str, samples: Mapping[str, Samples], floor: str, results: Results, about: Mapping[str, Any]
+) -> list[list[str]]:
+    """The cells, and for machines the same numbers with what is said `about` them."""
+    rows = []
+    for name, one in samples.items():
+        ratio = one.ratio_to(samples[floor]) if floor in samples else None
+        results.add(**about, contestant=name, **one.numbers(), to_floor=ratio)
+        rows.append([action, name, *harness.core(one), harness.ratio(ratio)])
+    return rows
 
 
 # S3.
 
 
-def bench_s3(server: Any, size: Size) -> None:
+def bench_s3(server: Any, size: Size, results: Results) -> None:
     bucket = server.new_bucket()
     runs = {f"{n:,} branches x (3 steps + 2 parameters)": s3contestants.branches(n) for n in size.branches}
     runs[f"{size.bare:,} bare branches"] = s3contestants.branches(size.bare, bare=True)
@@ -144,7 +156,8 @@ def bench_s3(server: Any, size: Size) -> None:
                 proxy.set_latency(latency)
                 link = f"+ {latency * 1000:.0f} ms" if latency else "plain"
                 samples = S3Lanes(server.through(proxy.url), bucket, run, proxy).measured(_rounds(size, fields))
-                rows += rows_of(link, samples, "obstore, raw bytes")
+                about = {"place": "S3", "action": f"full read of {title}", "latency": latency * 1000}
+                rows += rows_of(link, samples, "obstore, raw bytes", results, about)
                 if rival := samples.get("runnable chunked-minio"):
                     factors.append(f"{link}: {harness.ratio(rival.ratio_to(samples['chunkstore, cold']))}")
             head = ["link", "contestant", *harness.HEAD, "to obstore"]
@@ -179,14 +192,15 @@ class S3Lanes:
         self._under = f"chunkstore/{keys.folder_of(run)}"
         self._requests: dict[str, str] = {}
         self._warm: Any = None
-        self._last: Any = None
+        self._last: dict[str, Any] = {}
 
     def measured(self, rounds: int) -> dict[str, Samples]:
         samples = harness.interleaved({name: partial(self._round, name, take) for name, take in self._takers()}, rounds)
         for name, one in samples.items():
             one.requests = self._requests[name]
         self._warm.close()
-        self._last.close()
+        for one in self._last.values():
+            one.close()
         return samples
 
     def _round(self, name: str, take: Callable[[], Call], _number: int) -> list[float]:
@@ -199,6 +213,8 @@ class S3Lanes:
     def _takers(self) -> Iterator[tuple[str, Callable[[], Call]]]:
         yield "chunkstore, cold", self._cold
         yield "chunkstore, again, unchanged", self._again
+        if installed("obstore"):
+            yield "chunkstore with s3fs, cold", partial(self._cold, engine="s3fs")
         if installed("runnable", "boto3"):
             yield "runnable chunked-minio", self._minio
         yield "s3fs as it comes, raw bytes", partial(self._s3fs, tuned=False)
@@ -206,11 +222,11 @@ class S3Lanes:
         if installed("obstore"):
             yield "obstore, raw bytes", self._obstore
 
-    def _cold(self) -> Call:
-        if self._last is not None:
-            self._last.close()
-        self._last = s3contestants.ChunkstoreS3(self._server, self._bucket)
-        return partial(self._last.read, self._run)
+    def _cold(self, engine: str = "auto") -> Call:
+        if engine in self._last:
+            self._last[engine].close()
+        self._last[engine] = s3contestants.ChunkstoreS3(self._server, self._bucket, engine)
+        return partial(self._last[engine].read, self._run)
 
     def _again(self) -> Call:
         if self._warm is None:
@@ -237,6 +253,12 @@ NOTES: Final = (
     ),
     ("chunked-minio", "one object per branch with its steps inside, so fewer objects; one request after the other"),
     ("Optuna journal", "its log is read and replayed; plain dicts, no models"),
+    ("chunkstore on S3", "with the engine that it takes by itself: obstore where it is installed, else s3fs"),
+    ("sqlite", "one row per chunk; every row read and parsed as by the floor"),
+    (
+        "MLflow",
+        "all in a run is a tag of it; they come back as text, and nothing in them is parsed; one step: the whole run",
+    ),
     ("cold", "a new store that knows no chunk, with its connections open; the disk's cache is warm for everybody"),
     ("requests", "of one call, counted on the wire"),
 )
@@ -251,15 +273,16 @@ def main() -> None:
             server, missing = stack.enter_context(harness.s3_server()), ""
         except SystemExit as reason:
             server, missing = None, str(reason)
-        harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
+        results = harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
         for place in places:
-            bench_local(place, size)
+            bench_local(place, size, results)
         if server:
-            bench_s3(server, size)
+            bench_s3(server, size, results)
         else:
             print(f"\nS3: {missing}")
     harness.print_notes("What is what", [*NOTES, *contestants.missing()])
     harness.print_end(began)
+    results.save(given)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import harness
 import sample
-from harness import Call, Samples, installed
+from harness import Call, Results, Samples, installed
 from s3contestants import ChunkstoreS3, RawS3fs, branches
 
 from chunkstore.testing.proxy import CountingProxy
@@ -86,7 +86,7 @@ class Seen:
     verbs: str = ""
 
 
-def bench(server: Any, size: Size) -> None:
+def bench(server: Any, size: Size, results: Results) -> None:
     bucket, big = server.new_bucket(), f"{size.branches}-branches"
     with CountingProxy(server.endpoint_url) as proxy:
         contestants = makers(server.through(proxy.url), bucket)
@@ -100,7 +100,7 @@ def bench(server: Any, size: Size) -> None:
                 for act in acts(contestants[name], big, number):
                     _count(act, seen.setdefault((act.title, name), Seen()), proxy)
     actions = list(dict.fromkeys(title for title, _ in seen))
-    rows = [_row(title, name, seen) for title in actions for name in contestants]
+    rows = [_row(title, name, seen, results) for title in actions for name in contestants]
     head = ["action", "contestant", *harness.HEAD, "to chunkstore", "in the last round"]
     title = f"{server.name}, + {LATENCY * 1000:.0f} ms; full read of {size.branches} branches x (3 steps + 2 parameters); milliseconds"
     harness.print_table(title, head, rows)
@@ -131,13 +131,14 @@ def _count(act: Act, seen: Seen, proxy: Any) -> None:
     seen.verbs = " ".join(f"{verb} {count}" for verb, count in verbs.most_common())
 
 
-def _row(title: str, name: str, seen: dict[tuple[str, str], Seen]) -> list[str]:
+def _row(title: str, name: str, seen: dict[tuple[str, str], Seen], results: Results) -> list[str]:
     mine = seen[title, name]
     low, high = min(mine.counts), max(mine.counts)
     mine.samples.requests = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     mine.samples.conflicts = mine.conflicts
     ratio = mine.samples.ratio_to(seen[title, "chunkstore"].samples)
     requests = statistics.median(mine.counts)
+    results.add(action=title, contestant=name, **mine.samples.numbers() | {"requests": requests}, to_chunkstore=ratio)
     return [title, name, *harness.core(mine.samples), harness.ratio(ratio), mine.verbs if requests else "-"]
 
 
@@ -164,10 +165,11 @@ def main() -> None:
     given = harness.options(QUESTION, "A proxy before a MinIO of our own counts them.")
     began = time.monotonic()
     with harness.s3_server() as server:
-        harness.print_facts(QUESTION, given, [], [harness.server_version(server)])
-        bench(server, SIZES[given.size])
+        results = harness.print_facts(QUESTION, given, [], [harness.server_version(server)])
+        bench(server, SIZES[given.size], results)
     harness.print_notes("What is what", NOTES)
     harness.print_end(began)
+    results.save(given)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import contestants
 import harness
 import sample
-from contestants import Chunkstore, Contestant, Floor, OptunaJournal, RunnableChunkedFs, RunnableFileSystem
-from harness import Call, Place, Samples, installed
+from contestants import Contestant, durability_of
+from harness import Call, Place, Results, Samples
 
 QUESTION: Final = "What does the Nth write cost?"
 
@@ -31,35 +30,26 @@ class Size:
 
 SIZES: Final = {
     "tiny": Size((2, 5), 1, 2, 5),
-    "small": Size((10, 100, 1_000), 3, 20, 100),
-    "full": Size((10, 100, 1_000, 5_000), 15, 20, 1_000),
+    "small": Size((10, 100, 1_000, 10_000), 3, 20, 100),
+    "full": Size((10, 100, 1_000, 10_000), 15, 20, 1_000),
 }
 _GROWING: Final = ("runnable chunked-fs", "runnable file-system")
+_SLOW: Final = ("MLflow sqlite",)
+"""A few calls of it must do."""
 _FRESH_UP_TO: Final = 100
 """A run of so few steps is made anew for each round: the calls themselves would make it much longer."""
-
-
-def makers() -> dict[str, Callable[[Path], Contestant]]:
-    made: dict[str, Callable[[Path], Contestant]] = {
-        "floor process": lambda folder: Floor(folder, "process"),
-        "floor barrier": lambda folder: Floor(folder, "barrier"),
-        "floor power": lambda folder: Floor(folder, "power"),
-        "chunkstore process": lambda folder: Chunkstore(folder, "process"),
-        "chunkstore barrier": lambda folder: Chunkstore(folder, "barrier"),
-        "chunkstore power": lambda folder: Chunkstore(folder, "power"),
-    }
-    if installed("runnable"):
-        made |= {"runnable chunked-fs": RunnableChunkedFs, "runnable file-system": RunnableFileSystem}
-    if installed("optuna"):
-        made["Optuna journal"] = OptunaJournal
-    return made
+_ONCE_FROM: Final = 5_000
+"""In a run of so many steps who grows takes seconds for a call, and takes part in one round."""
 
 
 def floor_of(contestant: str) -> str:
-    """The floor of the same durability. Optuna's journal syncs at every write; runnable never does."""
-    if contestant.startswith(("chunkstore", "floor")):
-        return f"floor {contestant.split()[1]}"
-    return "floor power" if contestant == "Optuna journal" else "floor process"
+    """The floor of the same durability."""
+    return f"floor {durability_of(contestant)}"
+
+
+def exclusive_floor_of(contestant: str) -> str:
+    """The floor of the same durability that also promises what chunkstore promises of one write."""
+    return f"floor exclusive {durability_of(contestant)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +66,16 @@ class Turn:
             yield self._add(sample.step(f"new{self.round:03d}-{call:03d}"))
 
     def update(self) -> Iterator[Call]:
+        """Of a step that was added after the last barrier: each creation of a run is one, in the other lanes too."""
+        name = f"just-added-{self.round}"
+        self._add(sample.step(name))()
+        for call in range(self.calls):
+            yield self._add(sample.step(name) | {"message": f"{self.round}-{call}"})
+
+    def update_older(self) -> Iterator[Call]:
+        """Of a step that is older than a barrier, and so promised to be on the disk."""
+        self._add(sample.step("known") | {"message": f"before {self.round}"})()
+        self.contestant.create(f"{self.run}-barrier-{self.round}")
         for call in range(self.calls):
             yield self._add(sample.step("known") | {"message": f"{self.round}-{call}"})
 
@@ -107,6 +107,7 @@ class Turn:
 Action = Callable[[Turn], Iterator[Call]]
 OTHER_ACTIONS: Final[Mapping[str, Action]] = {
     "update a known step": Turn.update,
+    "update a step after a barrier": Turn.update_older,
     "set a new parameter": Turn.new_parameter,
     "change a parameter": Turn.change_parameter,
     "set the status": Turn.status,
@@ -123,12 +124,15 @@ class Lane:
         self._action = action
         self._steps = steps
         growing = contestant.name in _GROWING and steps >= _FRESH_UP_TO
-        self._calls = 1 if growing else max(1, min(calls, steps // 2))
+        most = 1 if growing else calls // 4 if contestant.name in _SLOW else calls
+        self._calls = max(1, min(most, steps // 2))
         self._made: set[str] = set()
         self.requests = 0
         self.conflicts = 0
 
     def round(self, number: int) -> list[float]:
+        if number and self._steps >= _ONCE_FROM and self.contestant.name in _GROWING:
+            return []
         run = self._run(number)
         turn = Turn(self.contestant, run, number, self._calls)
         calls = self._action(turn)
@@ -167,38 +171,65 @@ def measured(lanes: Mapping[tuple[str, str], Lane], rounds: int) -> dict[tuple[s
     return {key: lane.counts(samples[" / ".join(key)]) for key, lane in lanes.items()}
 
 
-def bench(place: Place, size: Size) -> None:
-    made = {name: make(place.folder) for name, make in makers().items()}
+_BARRIERS: Final = (Turn.final_status, Turn.update_older)
+"""Where the floors of barrier differ from those of process."""
+
+
+def bench(place: Place, size: Size, results: Results) -> None:
+    made = {name: make(place.folder) for name, make in contestants.makers(("process", "barrier", "power")).items()}
     lanes: dict[tuple[str, str], Lane] = {}
     for steps in size.steps:
-        for name, one in made.items():
-            if name != "floor barrier":  # no different from process, but for the final status
-                lanes[_nth(steps), name] = Lane(one, "add", Turn.add, steps, size.calls)
+        for name, one in _taking_part(made, Turn.add).items():
+            lanes[_nth(steps), name] = Lane(one, "add", Turn.add, steps, size.calls)
     at = size.others_at
     for action, act in OTHER_ACTIONS.items():
-        for name, one in made.items():
-            if name != "floor barrier" or act is Turn.final_status:
-                lanes[f"{action}, N = {at:,}", name] = Lane(one, action, act, at, size.calls)
+        for name, one in _taking_part(made, act).items():
+            lanes[f"{action}, N = {at:,}", name] = Lane(one, action, act, at, size.calls)
     samples = measured(lanes, size.rounds)
-    head = ["action", "contestant", *harness.HEAD, "to its floor"]
-    harness.print_table(f"{place.name}, milliseconds", head, [_row(key, samples) for key in samples])
-    print_growth(place, size, samples)
+    head = ["action", "contestant", *harness.HEAD, "to its floor", "to floor exclusive"]
+    rows = [_row(place, key, samples, results) for key in samples]
+    harness.print_table(f"{place.name}, milliseconds", head, rows)
+    print_growth(place, size, samples, results)
+    for one in made.values():
+        one.close()
+
+
+def _taking_part(made: Mapping[str, Contestant], act: Action) -> dict[str, Contestant]:
+    return {
+        name: one
+        for name, one in made.items()
+        if act in _BARRIERS or not name.startswith("floor") or "barrier" not in name
+    }
 
 
 def _nth(steps: int) -> str:
     return f"add root step N = {steps:,}"
 
 
-def _row(key: tuple[str, str], samples: Mapping[tuple[str, str], Samples]) -> list[str]:
+def _row(place: Place, key: tuple[str, str], samples: Mapping[tuple[str, str], Samples], results: Results) -> list[str]:
     action, name = key
-    floor = samples.get((action, floor_of(name))) or samples[action, "floor process"]
-    return [action, name, *harness.core(samples[key]), harness.ratio(samples[key].ratio_to(floor))]
+    bare, exclusive = (
+        samples[key].ratio_to(samples.get((action, of(name))) or samples[action, of("process")])
+        for of in (floor_of, exclusive_floor_of)
+    )
+    results.add(
+        place=place.name,
+        action=action.partition(" N = ")[0].rstrip(","),
+        n=int(action.rpartition("= ")[2].replace(",", "")),
+        contestant=name,
+        **samples[key].numbers(),
+        to_floor=bare,
+        to_exclusive_floor=exclusive,
+    )
+    return [action, name, *harness.core(samples[key]), harness.ratio(bare), harness.ratio(exclusive)]
 
 
-def print_growth(place: Place, size: Size, samples: Mapping[tuple[str, str], Samples]) -> None:
+def print_growth(place: Place, size: Size, samples: Mapping[tuple[str, str], Samples], results: Results) -> None:
     first, last = size.steps[0], size.steps[-1]
     names = [name for action, name in samples if action == _nth(first)]
     growth = {name: samples[_nth(last), name].ratio_to(samples[_nth(first), name]) for name in names}
+    for name, value in growth.items():
+        results.add(place=place.name, action="growth", n=last, n_first=first, contestant=name, ratio=value)
     rows = [[f"N = {last:,} to N = {first:,}", name, harness.ratio(value)] for name, value in growth.items()]
     harness.print_table(f"{place.name}: does the cost of adding a step grow?", ["cost of", "contestant", "ratio"], rows)
 
@@ -207,15 +238,17 @@ def main() -> None:
     given = harness.options(QUESTION, "Adds, updates and sets, in runs of growing length.")
     began = time.monotonic()
     with harness.places(given) as places:
-        harness.print_facts(QUESTION, given, places)
+        results = harness.print_facts(QUESTION, given, places)
         for place in places:
-            bench(place, SIZES[given.size])
+            bench(place, SIZES[given.size], results)
     harness.print_notes("What each promises", [*contestants.PROMISES, *contestants.missing()])
     print(
         "\nTo its floor: the median over the rounds of median / median, against the floor of the same durability"
-        "\n(Optuna: power, runnable: process). A step has about 1.4 kB; each call starts from the model object."
+        "\n(Optuna, MLflow sqlite: power; runnable, MLflow files: process). A step has about 1.4 kB; each call starts from the"
+        "\nmodel object. After a barrier: another run was created in the same root since the step was written."
     )
     harness.print_end(began)
+    results.save(given)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The local contestants behind one set of verbs: chunkstore, runnable's stores, Optuna's journal, and the floor.
+"""The local contestants behind one set of verbs: chunkstore, runnable's stores, Optuna's journal; others in `peers`, `floors`.
 
 Every verb does what that contestant's users would call, and starts from the model object that its API takes.
 """
@@ -6,20 +6,18 @@ Every verb does what that contestant's users would call, and starts from the mod
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
-import gc
 import io
-import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
+from unittest import mock
 
-import orjson
+import peers
 import sample
+from floors import ExclusiveFloor, Floor
 from harness import installed
 
 import chunkstore
@@ -62,6 +60,7 @@ class Contestant(Protocol):
     def get_step(self, run: str, name: str) -> object: ...
     def read(self, run: str) -> Any: ...
     def names(self, what_was_read: Any) -> set[str]: ...
+    def close(self) -> None: ...
 
 
 def names_of(run_log: Any) -> set[str]:
@@ -166,6 +165,9 @@ class Chunkstore:
 
     names = staticmethod(names_of)
 
+    def close(self) -> None:
+        self.store.close()
+
 
 class Runnable:
     """What runnable's two local stores have in common."""
@@ -212,6 +214,9 @@ class Runnable:
 
     names = staticmethod(names_of)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class RunnableChunkedFs(Runnable):
     name = "runnable chunked-fs"
@@ -247,8 +252,10 @@ class OptunaJournal:
         self._journal(run).create_new_study([optuna.study.StudyDirection.MINIMIZE], run)
 
     def fill(self, run: str, names: list[str]) -> None:
-        for name in names:
-            self.add_step(run, sample.step(name))
+        """Without waiting for the disk: only what comes afterwards is measured."""
+        with mock.patch("os.fsync"):
+            for name in names:
+                self.add_step(run, sample.step(name))
 
     def step(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         return fields
@@ -295,6 +302,9 @@ class OptunaJournal:
     def names(self, what_was_read: Any) -> set[str]:
         return {name for attributes in what_was_read for name in attributes if name != "status"}
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _new_trial(self, run: str, name: str, attributes: dict[str, Any]) -> None:
         storage, study = self._open(run)
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
@@ -310,123 +320,60 @@ class OptunaJournal:
         return self._runs[run]
 
 
-class Floor:
-    """The least that anyone must do: dump the model, staging file, replace; for `power` also sync file and folder.
-
-    It promises that no reader sees half a file, and nothing more: no digest, no conditions, no merge.
-    """
-
-    requests = None
-    conflicts = None
-    _numbers: Final = itertools.count()
-
-    def __init__(self, folder: Path, durability: Durability = "process") -> None:
-        self.name = f"floor {durability}"
-        self._root = str(folder / "floor" / durability)
-        self._durability = durability
-        self._syncfs = ctypes.CDLL(None, use_errno=True).syncfs if durability == "barrier" else None
-
-    def create(self, run: str) -> None:
-        Path(f"{self._root}/{run}").mkdir(parents=True)
-        self.write(run, "run", orjson.dumps({"run_id": run, "status": "CREATED", "run_config": {}}))
-
-    def fill(self, run: str, names: list[str]) -> None:
-        for name in names:
-            self.write(run, f"step {name}", orjson.dumps(sample.step(name)), quick=True)
-
-    def step(self, fields: Mapping[str, Any]) -> chunkstore.StepLog:
-        return chunkstore.StepLog.model_validate(fields)
-
-    parameters = Chunkstore.parameters
-
-    def add_step(self, run: str, step: chunkstore.StepLog) -> None:
-        self.write(run, f"step {step.internal_name}", orjson.dumps(step.model_dump()))
-
-    def add_branch(self, run: str, name: str) -> None:
-        branch = chunkstore.BranchLog(internal_name=name, status="CREATED")
-        self.write(run, f"branch {name}", orjson.dumps(branch.model_dump()))
-
-    def set_parameters(self, run: str, parameters: Mapping[str, Any], branch: str = "") -> None:
-        for name, parameter in parameters.items():
-            self.write(run, f"parameter {branch}@{name}", orjson.dumps(parameter.model_dump()))
-
-    def set_field(self, run: str, name: str, value: object) -> None:
-        """Read, change, replace; under a lock, without which updates are lost."""
-        with self._locked(run):
-            header = orjson.loads(_content(f"{self._root}/{run}/run.json"))
-            header["run_config"][name] = value
-            self.write(run, "run", orjson.dumps(header))
-
-    def set_status(self, run: str, status: str) -> None:
-        self.write(run, "run", orjson.dumps({"run_id": run, "status": status, "run_config": {}}))
-        if self._syncfs is not None and status in chunkstore.TERMINAL:
-            with self._opened(self._root, os.O_RDONLY) as folder:
-                self._syncfs(folder)
-
-    def get_step(self, run: str, name: str) -> object:
-        return chunkstore.StepLog.model_validate_json(_content(f"{self._root}/{run}/step {name}.json"))
-
-    def read(self, run: str) -> dict[str, object]:
-        """Every file once, steps as models, with the collector paused; nothing is put together."""
-        gc.disable()
-        try:
-            with os.scandir(f"{self._root}/{run}") as entries:
-                names = [entry.name for entry in entries if entry.name.endswith(".json")]
-            return {name: _parsed(name, _content(f"{self._root}/{run}/{name}")) for name in names}
-        finally:
-            gc.enable()
-
-    def names(self, what_was_read: Any) -> set[str]:
-        files = {name.removesuffix(".json") for name in what_was_read} - {"run"}
-        return files | {f"field {name}" for name in what_was_read["run.json"]["run_config"]}
-
-    def write(self, run: str, name: str, data: bytes, *, quick: bool = False) -> None:
-        folder = f"{self._root}/{run}"
-        staging = f"{folder}/.{os.getpid()}-{next(self._numbers)}"
-        with self._opened(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-            os.write(file, data)
-            if self._durability == "power" and not quick:
-                os.fsync(file)
-        os.replace(staging, f"{folder}/{name}.json")  # noqa: PTH105  pathlib would cost the floor some microseconds
-        if self._durability == "power" and not quick:
-            with self._opened(folder, os.O_RDONLY) as opened:
-                os.fsync(opened)
-
-    @contextlib.contextmanager
-    def _locked(self, run: str) -> Iterator[None]:
-        with self._opened(f"{self._root}/{run}/.lock", os.O_RDWR | os.O_CREAT) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    @contextlib.contextmanager
-    def _opened(self, path: str, flags: int) -> Iterator[int]:
-        file = os.open(path, flags, 0o666)
-        try:
-            yield file
-        finally:
-            os.close(file)
+Maker = Callable[[Path], Contestant]
 
 
-def _content(path: str) -> bytes:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(file, os.fstat(file).st_size)
-    finally:
-        os.close(file)
+def makers(durabilities: Iterable[Durability]) -> dict[str, Maker]:
+    """All contestants that are installed: floors, chunkstore and sqlite for each durability asked for, and the peers."""
+    kinds: dict[str, Callable[[Path, Durability], Contestant]] = {
+        "floor": Floor,
+        "floor exclusive": ExclusiveFloor,
+        "chunkstore": Chunkstore,
+        "sqlite": peers.Sqlite,
+    }
+    asked = [*durabilities]
+    made: dict[str, Maker] = {
+        f"{kind} {durability}": _with_durability(make, durability)
+        for kind, make in kinds.items()
+        for durability in asked
+        if kind != "sqlite" or durability != "barrier"
+    }
+    if installed("runnable"):
+        made |= {"runnable chunked-fs": RunnableChunkedFs, "runnable file-system": RunnableFileSystem}
+    if installed("optuna"):
+        made["Optuna journal"] = OptunaJournal
+    if peers.HAS_MLFLOW:
+        made |= {"MLflow files": peers.MlflowFiles, "MLflow sqlite": peers.MlflowSqlite}
+    return made
 
 
-def _parsed(name: str, data: bytes) -> object:
-    return chunkstore.StepLog.model_validate_json(data) if name.startswith("step ") else orjson.loads(data)
+def _with_durability(make: Callable[[Path, Durability], Contestant], durability: Durability) -> Maker:
+    return lambda folder: make(folder, durability)
+
+
+_SYNCING: Final = ("Optuna journal", "MLflow sqlite")
+
+
+def durability_of(contestant: str) -> str:
+    """What an acknowledged write survives. Optuna's journal and MLflow's sqlite sync at every write; the other peers never do."""
+    kind = contestant.rpartition(" ")[2]
+    if kind in {"process", "barrier", "power"}:
+        return kind
+    return "power" if contestant in _SYNCING else "process"
 
 
 def missing() -> list[tuple[str, str]]:
     """The contestants that cannot take part, and why."""
-    return [(name, "not installed, left out") for name in ("runnable", "optuna") if not installed(name)]
+    there = {"runnable": installed("runnable"), "optuna": installed("optuna"), "mlflow-skinny": peers.HAS_MLFLOW}
+    return [(name, "not installed, left out") for name, found in there.items() if not found]
 
 
 PROMISES: Final = (
     ("chunkstore process", "atomic, compare-and-swap, merges, digest; survives a kill, not a power cut"),
-    ("chunkstore barrier", "the same; at creation and at the final status all before it is synced (the default)"),
+    (
+        "chunkstore barrier",
+        "the same; a run's creation and end sync all before them in the root (the default); updates of that cost an fsync each",
+    ),
     ("chunkstore power", "the same; every acknowledged write is synced, file and folder"),
     (
         "runnable chunked-fs",
@@ -437,8 +384,19 @@ PROMISES: Final = (
         "Optuna journal",
         "appends under a lock and syncs the file at every write; parses no models; grows with every update",
     ),
+    ("MLflow files", "each chunk a tag of the run, written in place without a lock or sync; MLflow advises against it"),
+    ("MLflow sqlite", "each chunk a tag of the run, a transaction each, synced (rollback journal, synchronous full)"),
+    (
+        "sqlite process",
+        "one row per chunk, write-ahead log, synchronous normal: survives a kill; one file, one writer at a time",
+    ),
+    ("sqlite power", "the same, synchronous full: synced at every write. Neither merges, has digests or goes to S3"),
     (
         "floor",
         "dump the model, staging file, replace (power: sync file and folder); no conditions, no digest, no merge",
+    ),
+    (
+        "floor exclusive",
+        "chunkstore's promise of one write and no more: create by link, update by lock, compare, replace; no digest, no merge",
     ),
 )

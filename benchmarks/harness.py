@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib.metadata
 import importlib.util
+import json
 import multiprocessing
 import os
 import platform
@@ -34,6 +35,7 @@ PACKAGES: Final = (
     "cloudpathlib",
     "boto3",
     "optuna",
+    "mlflow-skinny",
     "obstore",
 )
 SIZES: Final = ("tiny", "small", "full")
@@ -50,6 +52,8 @@ class Options:
 
     size: str
     folder: Path | None
+    json: Path | None = None
+    """Where the numbers go as JSON, for the charts and tables of the documentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,17 @@ class Samples:
     def all(self) -> list[float]:
         return [seconds for one in self.rounds for seconds in one]
 
+    def numbers(self) -> dict[str, Any]:
+        """For machines; times in milliseconds. None is what the contestant does not count."""
+        times = sorted(self.all)
+        found: dict[str, Any] = {"count": len(times), "conflicts": self.conflicts, "requests": _plain(self.requests)}
+        if times:
+            quantiles = (statistics.median(times), _at(times, 0.90), _at(times, 0.99), times[-1])
+            found |= dict(
+                zip(("median", "p90", "p99", "max"), (round(one * 1000, 5) for one in quantiles), strict=True)
+            )
+        return found
+
     def ratio_to(self, other: Samples) -> float | None:
         """The median, over the rounds that both took part in, of median / median."""
         pairs = zip(self.rounds, other.rounds, strict=False)
@@ -86,14 +101,35 @@ def options(question: str, description: str) -> Options:
     parser.add_argument(
         "--folder", type=Path, help="a folder on the disk to measure; default: the system's for temporary files"
     )
+    parser.add_argument("--json", type=Path, help="a file for the same numbers as JSON; default: none is written")
     given = parser.parse_args()
-    return Options(given.size, given.folder)
+    return Options(given.size, given.folder, given.json)
 
 
 # What is printed first.
 
 
-def print_facts(question: str, given: Options, places: Sequence[Place], servers: Sequence[str] = ()) -> None:
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a benchmark found, for machines: facts about where and when, and rows of numbers."""
+
+    facts: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, **row: Any) -> None:
+        self.rows.append(row)
+
+    def save(self, given: Options) -> None:
+        """Where the command line asked for it; one row a line, so that two runs can be compared by eye."""
+        if given.json is None:
+            return
+        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in self.rows)
+        facts = json.dumps(self.facts, indent=1, ensure_ascii=False)
+        given.json.write_text(f'{{"facts": {facts},\n"rows": [\n{rows}\n]}}\n', encoding="utf-8")
+
+
+def print_facts(question: str, given: Options, places: Sequence[Place], servers: Sequence[str] = ()) -> Results:
+    """Prints them, and gives the place for the numbers that belong to them."""
     print(f"$ python benchmarks/{Path(sys.argv[0]).name} --size {given.size}")
     print(question)
     print()
@@ -102,7 +138,21 @@ def print_facts(question: str, given: Options, places: Sequence[Place], servers:
     print("CPUs        ", f"{usable_cpus()} x {_cpu_name()}; load at the start {_load()}")
     for place in places:
         print("file system ", f"{place.name}: {file_system_of(place.folder)}")
-    print("date        ", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    print("date        ", now)
+    return Results(
+        {
+            "command": f"python benchmarks/{Path(sys.argv[0]).name} --size {given.size}",
+            "question": question,
+            "size": given.size,
+            "versions": [f"Python {platform.python_version()}", *_versions(), *servers],
+            "platform": platform.platform(),
+            "cpus": f"{usable_cpus()} x {_cpu_name()}",
+            "load": _load(),
+            "file systems": {place.name: file_system_of(place.folder) for place in places},
+            "date": now,
+        }
+    )
 
 
 def print_end(began: float) -> None:
@@ -232,10 +282,14 @@ def timed(calls: Iterable[Call]) -> list[float]:
 
 
 def alone_with_the_collector() -> None:
-    """What others left behind must not cost the next contestant: the collector will not look at it."""
-    gc.unfreeze()
+    """What others left behind must not cost the next contestant: all of it goes to the oldest generation.
+
+    It does not stay frozen there. A contestant that freezes and unfreezes for itself, as a full read of chunkstore does, leaves
+    that alone where others have frozen objects, and pays a collection that it never pays in a program.
+    """
     gc.collect()
     gc.freeze()
+    gc.unfreeze()
 
 
 def interleaved(contestants: Mapping[str, Callable[[int], list[float]]], rounds: int) -> dict[str, Samples]:
@@ -247,7 +301,6 @@ def interleaved(contestants: Mapping[str, Callable[[int], list[float]]], rounds:
         for name in names[shift:] + names[:shift]:
             alone_with_the_collector()
             samples[name].rounds.append(contestants[name](number))
-    gc.unfreeze()
     return samples
 
 
@@ -274,7 +327,8 @@ def at_the_same_time(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) 
 
 
 def _work(work: Callable[..., Any], barrier: Any, answers: Any, number: int, job: tuple[Any, ...]) -> None:
-    gc.freeze()  # what the parent had is not this worker's to collect
+    gc.freeze()  # what the parent had is old, and not this worker's to collect soon
+    gc.unfreeze()
     try:
         answers.put((number, work(barrier.wait, *job)))
     except BaseException as error:  # noqa: BLE001  the parent must hear of it, whatever it is
@@ -295,6 +349,12 @@ def core(samples: Samples) -> list[str]:
         return ["0", conflicts, samples.requests, "-", "-", "-", "-"]
     quantiles = (statistics.median(times), _at(times, 0.90), _at(times, 0.99), times[-1])
     return [str(len(times)), conflicts, samples.requests, *(milliseconds(seconds) for seconds in quantiles)]
+
+
+def _plain(count: str) -> float | None:
+    """The number in a cell; of a range, where rounds differed, its end."""
+    last = count.replace(",", "").rpartition(" ")[2]
+    return None if last == "-" else float(last)
 
 
 def _at(times: list[float], share: float) -> float:

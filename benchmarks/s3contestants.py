@@ -44,8 +44,8 @@ class ChunkstoreS3:
 
     name = "chunkstore"
 
-    def __init__(self, server: Any, bucket: str) -> None:
-        self.store = chunkstore.open(f"s3://{bucket}/chunkstore", **settings_of(server))
+    def __init__(self, server: Any, bucket: str, engine: str = "auto") -> None:
+        self.store = chunkstore.open(f"s3://{bucket}/chunkstore", **settings_of(server), engine=engine)
         self.store.list_run_ids()
         _ = self.store.backend.guarantees  # asks the server once per process what it honours
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import json
 import re
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import servers
 
 pytestmark = pytest.mark.slow
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+TOP = Path(__file__).resolve().parent.parent
+BENCHMARKS = TOP / "benchmarks"
 CORE = ("count", "conflicts", "requests", "median", "p90", "p99", "max")
 
 
@@ -55,7 +58,7 @@ def test_there_is_a_test_for_each_benchmark() -> None:
     names = {path.stem for path in BENCHMARKS.glob("bench_*.py")}
     assert names == {
         *("bench_write", "bench_read", "bench_contention", "bench_requests"),
-        *("bench_engines", "bench_runs", "bench_packs"),
+        *("bench_engines", "bench_runs", "bench_packs", "bench_memory"),
     }
 
 
@@ -116,3 +119,65 @@ def test_the_benchmark_of_runs_finds_them_with_and_without_an_index() -> None:
     assert rows_of(output, "index, new store")
     assert rows_of(output, "floor, no index")
     assert "peak MB" in output
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process")
+def test_the_benchmark_of_memory_measures_reads_and_listings() -> None:
+    output = output_of("bench_memory")
+    peaks = [float(row[1]) for row in rows_of(output, "chunkstore process")]
+    assert len(peaks) == 1 + 5 + 3
+    assert all(peak > 0 for peak in peaks)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their modules can be imported."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_nothing_stays_frozen_while_a_contestant_is_measured() -> None:
+    import harness
+
+    frozen: list[int] = []
+    turns = {name: lambda _round: [float(frozen.append(gc.get_freeze_count()) or 1)] for name in ("one", "other")}
+    harness.interleaved(turns, rounds=2)
+    assert frozen == [0, 0, 0, 0]
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize("durability", ["process", "barrier", "power"])
+def test_the_exclusive_floor_neither_overwrites_nor_replaces_what_it_does_not_know(
+    durability: str, tmp_path: Path
+) -> None:
+    import floors
+
+    one, other = floors.ExclusiveFloor(tmp_path, durability), floors.ExclusiveFloor(tmp_path, durability)
+    one.create("run")
+    one.write("run", "branch a", b"{}")
+    with pytest.raises(FileExistsError):
+        other.write("run", "branch a", b"[]")
+    one.set_field("run", "mine", 1)
+    other.set_field("run", "theirs", 2)
+    with pytest.raises(floors.ChangedError):
+        one.write("run", "run", b"{}")
+    assert one.names(one.read("run")) == {"branch a", "field mine", "field theirs"}
+    assert not [path for path in (tmp_path / "floor-exclusive" / durability / "run").iterdir() if path.name[0] == "."]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_page_shows_the_committed_results() -> None:
+    import charts
+
+    page = (TOP / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == set(charts.TABLES)
+    assert charts.with_tables(page) == page
+    assert {f"charts/{name}.svg" for name in charts.DRAWN} == set(re.findall(r"\]\((charts/[^)]+)\)", page))
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_numbers_were_printed_by_the_same_run(path: Path) -> None:
+    text, found = path.with_suffix(".txt").read_text(encoding="utf-8"), json.loads(path.read_text(encoding="utf-8"))
+    assert f"$ {found['facts']['command']}\n" in text
+    assert f"date         {found['facts']['date']}\n" in text
+    assert found["rows"]
