@@ -458,8 +458,7 @@ class Chunks:
         scan = Scan()
         listed, pack = self._listed_with_pack(run_id, prefix, scan)
         self._take_listed(listed, pack, scan, seen)
-        if self._may_have_been_packed(run_id, listed, scan, pack):
-            pack = self._pack_or_damage(self.unpacker.newest, run_id, scan)
+        pack = self._pack_since(run_id, listed, scan, pack)
         self._without_left_overs(scan)
         if pack is not None and self.unpacker.stands(pack):
             scan.chunks[:] = [self._over(stored, pack) for stored in scan.chunks]
@@ -479,8 +478,7 @@ class Chunks:
         header = keys.key_of(keys.header(run_id))
         for some in _windows(sorted(listed, key=lambda key: (key != header, key)), _WINDOW):
             scan = self._take_listed({key: listed[key] for key in some}, pack, Scan(), _NONE_SEEN)
-            if self._may_have_been_packed(run_id, listed, scan, pack):
-                pack = self._pack_or_damage(self.unpacker.newest, run_id, scan)
+            pack = self._pack_since(run_id, listed, scan, pack)
             self._without_left_overs(scan)
             if pack is not None and self.unpacker.stands(pack):
                 scan.chunks[:] = [self._over(stored, pack) for stored in scan.chunks]
@@ -521,6 +519,12 @@ class Chunks:
         if entry.size > packs.MAX_PACK_BYTES:
             raise packs.too_large_to_be_one(entry.key, entry.size)
         return self.unpacker.at(run_id, entry.version)
+
+    def _pack_since(self, run_id: str, listed: dict[str, Entry], scan: Scan, pack: Pack | None) -> Pack | None:
+        """The listed pack, or the newest, where chunks may have gone into one since they were listed."""
+        if self._may_have_been_packed(run_id, listed, scan, pack):
+            return self._pack_or_damage(self.unpacker.newest, run_id, scan)
+        return pack
 
     def _may_have_been_packed(self, run_id: str, listed: dict[str, Entry], scan: Scan, pack: Pack | None) -> bool:
         """Whether chunks may have gone into a pack while they were listed and read, which the listing came too early to show.

@@ -145,8 +145,11 @@ class ObstoreEngine:
                 raise
             except Exception as error:
                 said = obstore_said(error, key)
-                if not isinstance(said, ElsewhereError | UntrustedError | UnfitReplyError):
-                    raise said from error
+                if said is error:
+                    raise
+        # Out here, where it has no context: obstore's own text repeats the endpoint and the whole reply, secrets and all.
+        if not isinstance(said, ElsewhereError | UntrustedError | UnfitReplyError):
+            raise said
         # Nothing was written. botocore follows a bucket to its region, and takes certificates and replies that obstore does not.
         self._give_way(str(said))
         return await otherwise()
