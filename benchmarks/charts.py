@@ -48,7 +48,7 @@ _COLOURS: Final = {
 }
 _NAMES: Final = {
     "chunkstore barrier": OURS,
-    "chunkstore power": "chunkstore, each write synced",
+    "chunkstore power": "chunkstore, synced (dashed)",
     "sqlite process": "sqlite alone",
     "sqlite": "sqlite alone",
     "floor process": "floor: bare files",
@@ -69,54 +69,58 @@ def _name(contestant: str) -> str:
 
 def write_chart(figures: Any) -> Any:
     """What the Nth step costs, against N."""
-    lines = {
-        name: rows_of("write", place="disk", action="add root step", contestant=name)
-        for name in ("chunkstore barrier", "chunkstore power", "floor process", "sqlite process", *_OTHERS)
-    }
-    return _against_n(figures, "Adding the Nth step of a run", lines)
+    shown = ("chunkstore barrier", "chunkstore power", "floor process", "sqlite process", *_OTHERS)
+    return _against_n(figures, "Adding the Nth step of a run, ms", "write", dict.fromkeys(shown, "add root step"))
 
 
 def read_chart(figures: Any) -> Any:
     """What a full read costs, against N."""
-    lines = {
-        name: rows_of("read", place="disk", action="full read", contestant=name)
-        for name in (OURS, "floor", "sqlite", *_OTHERS)
-    }
-    again = rows_of("read", place="disk", action="full read again, unchanged", contestant=OURS)
-    return _against_n(figures, "Reading a whole run of N steps", lines | {"chunkstore, again": again})
+    shown = dict.fromkeys((OURS, "floor", "sqlite", *_OTHERS), "full read")
+    return _against_n(figures, "Reading a whole run of N steps, ms", "read", shown, again=OURS)
 
 
-def _against_n(figures: Any, title: str, lines: Mapping[str, Sequence[Row]]) -> Any:
-    figure, axes = figures.subplots(figsize=(7.2, 4.0))
-    axes.set_xscale("log")
-    ends = {}
-    for name, rows in lines.items():
-        if not rows:
-            continue
-        numbers, times = [row["n"] for row in rows], [row["median"] for row in rows]
-        ours = name.startswith(OURS)
-        axes.plot(
-            numbers,
-            times,
-            color=_colour(name),
-            linewidth=3 if ours else 1.5,
-            linestyle="--" if name.startswith("floor") or name.endswith(("again", "power")) else "-",
-            marker="o",
-            markersize=5 if ours else 3.5,
-            zorder=3 if ours else 2,
-        )
-        ends[name] = times[-1]
-        axes.set_xticks(numbers)
-    axes.set_yscale("log")
-    axes.set_xlabel("N: steps in the run", color=_INK)
-    axes.set_ylabel("milliseconds, median", color=_INK)
-    axes.set_title(title, color=_INK, loc="left", fontweight="bold")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _plain(axes)
-    axes.grid(axis="y", color=_INK, alpha=0.25, linewidth=0.6)
+def _against_n(figures: Any, title: str, benchmark: str, shown: Mapping[str, str], again: str = "") -> Any:
+    """Disk to the left, memory to the right, where the names stand."""
+    figure, both = figures.subplots(1, 2, figsize=(8.2, 4.0), sharey=True)
+    ends: dict[str, float] = {}
+    for axes, place in zip(both, ("disk", "memory"), strict=True):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for name, action in shown.items():
+            _line(axes, name, rows_of(benchmark, place=place, action=action, contestant=name), ends)
+        if again:
+            rows = rows_of(benchmark, place=place, action="full read again, unchanged", contestant=again)
+            _line(axes, f"{again}, again", rows, ends)
+        axes.set_title({"disk": "on disk", "memory": "in memory"}[place], color=_INK, loc="left", fontsize=9.5)
+        axes.set_xlabel("N: steps in the run", color=_INK)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        _plain(axes)
+        axes.grid(axis="y", color=_INK, alpha=0.25, linewidth=0.6)
+    figure.subplots_adjust(left=0.02, right=0.8, top=0.84, bottom=0.02, wspace=0.1)
+    figure.suptitle(title, color=_INK, x=0.02, ha="left", fontweight="bold")
+    figure.canvas.draw()
     _label_ends(axes, ends)
     return figure
+
+
+def _line(axes: Any, name: str, rows: Sequence[Row], ends: dict[str, float]) -> None:
+    if not rows:
+        return
+    numbers, times = [row["n"] for row in rows], [row["median"] for row in rows]
+    ours = name.startswith(OURS)
+    axes.plot(
+        numbers,
+        times,
+        color=_colour(name),
+        linewidth=3 if ours else 1.5,
+        linestyle="--" if name.startswith("floor") or name.endswith(("again", "power")) else "-",
+        marker="o",
+        markersize=5 if ours else 3.5,
+        zorder=3 if ours else 2,
+    )
+    axes.set_xticks(numbers)
+    ends[name] = times[-1]
 
 
 def _label_ends(axes: Any, ends: Mapping[str, float]) -> None:
@@ -200,7 +204,7 @@ def contention_chart(figures: Any) -> Any:
             bars.append((label, row["writes_per_second"], row["contestant"]))
         title = {"power": "synced before it is acknowledged", "process": "survives a kill, not a power cut"}[durability]
         _bars(axes, title, bars)
-    _title(figure, "Acknowledged writes per second, 8 processes and a reader")
+    _title(figure, "Acknowledged writes per second, 8 processes and a reader, on disk")
     return figure
 
 
@@ -338,18 +342,50 @@ _BENCHMARKS: Final = ("write", "read", "requests", "contention", "memory")
 
 def growth_table() -> str:
     rows = []
+    every = rows_of("write", action="add root step", place="disk")
+    numbers = list(dict.fromkeys(row["n"] for row in every))
     for name in ("chunkstore barrier", "chunkstore power", "floor process", "sqlite process", *_OTHERS):
-        found = {row["n"]: row for row in rows_of("write", place="disk", action="add root step", contestant=name)}
-        grown = rows_of("write", place="disk", action="growth", contestant=name)
-        if found:
-            cells = [_number(row["median"]) for row in found.values()]
-            rows.append([_bold(_name(name)), *cells, _times(grown[0]["ratio"])])
-    numbers = [row["n"] for row in rows_of("write", place="disk", action="add root step", contestant="floor process")]
-    return _table(["ms, median", *(f"N = {n:,}" for n in numbers), "last to first"], rows)
+        cells = []
+        for place in ("disk", "memory"):
+            found = rows_of("write", place=place, action="add root step", contestant=name)
+            medians = {row["n"]: row["median"] for row in found}
+            grown = rows_of("write", place=place, action="growth", contestant=name)
+            cells += [_number(medians.get(n)) for n in numbers] + [_times(grown[0]["ratio"] if grown else None)]
+        rows.append([_bold(_name(name)), *cells])
+    head = ["ms, median", f"disk, N = {numbers[0]:,}", *(f"{n:,}" for n in numbers[1:]), "last to first"]
+    head += [f"memory, N = {numbers[0]:,}", *(f"{n:,}" for n in numbers[1:]), "last to first"]
+    return _table(head, rows)
 
 
 def _bold(name: str) -> str:
     return f"**{name}**" if name.startswith(OURS) else name
+
+
+def goals_table() -> str:
+    """What we set out to reach, and what the committed results say."""
+    rows = []
+
+    def goal(asked: str, place: str, value: float | None, *, most: float = 0.0, least: float = 0.0) -> None:
+        reached = value is not None and (value <= most if most else value >= least)
+        rows.append([asked, place, _times(value), "yes" if reached else "no"])
+
+    for place in ("disk", "memory"):
+        grown = rows_of("write", place=place, action="growth", contestant="chunkstore barrier")
+        floor = rows_of("write", place=place, action="growth", contestant="floor process")[0]
+        same = f"adding a step costs the same at N = {floor['n']:,} as at {floor['n_first']:,} (within 1.3 x"
+        goal(f"{same}; the bare floor itself, beside it: {_times(floor['ratio'])})", place, grown[0]["ratio"], most=1.3)
+        added = rows_of("write", place=place, action="add root step", contestant="chunkstore process")
+        added = [row for row in added if row["n"] == 100] or added
+        goal("a new step: at most 1.3 x the bare floor", place, added[0]["to_floor"], most=1.3)
+        goal("a new step: at most 1.3 x the exclusive floor", place, added[0]["to_exclusive_floor"], most=1.3)
+        for action, which in (("full read", "cold"), ("full read again, unchanged", "again")):
+            read = rows_of("read", place=place, action=action, contestant=OURS)[-1]
+            goal(f"a full read, {which}: at most 1.3 x the bare floor", place, read["to_floor"], most=1.3)
+        for row in rows_of("contention", place=place, action="branches"):
+            if row.get("against") == "product":
+                asked = f"eight processes, `{row['contestant'].split()[1]}`: at least 5 x the best safe product ({row['best']})"
+                goal(asked, place, row["ratio"], least=5.0)
+    return _table(["goal", "place", "measured", "reached"], rows)
 
 
 def floors_table() -> str:
@@ -463,6 +499,7 @@ def memory_table() -> str:
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "machine": machine_table,
+    "goals": goals_table,
     "growth": growth_table,
     "floors": floors_table,
     "reads": reads_table,
