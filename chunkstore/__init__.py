@@ -5,6 +5,7 @@
 """
 
 from chunkstore.asynchronous import AsyncChunkedRunLogStore, open_async
+from chunkstore.compaction import Compaction
 from chunkstore.config import Settings
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
 from chunkstore.errors import (
@@ -57,6 +58,7 @@ __all__ = [
     "ChunkStoreError",
     "ChunkedRunLogStore",
     "CodeIdentity",
+    "Compaction",
     "ConflictError",
     "DataCatalog",
     "Finding",

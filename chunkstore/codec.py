@@ -35,6 +35,9 @@ _DIGEST_END: Final = len(_PREFIX) + 32
 MAX_OBJECT_BYTES: Final = _DIGEST_END + MAX_CHUNK_BYTES
 
 _BREAK: Final = b"\n"
+_TEXTS: Final = frozenset({str})
+_INTEGERS: Final = frozenset({int})
+_TRUTHS: Final = frozenset({bool})
 
 
 NO_WRITERS: Final[Mapping[str, int]] = {}
@@ -45,7 +48,8 @@ class Envelope(NamedTuple):
 
     `created_at` is the time of its first write, the same for ever. `writers` has, for each session that wrote it, the number
     of that session's last write. `deleted` marks the header of a run that is being deleted. `founded` says to which run of this
-    id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it.
+    id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it. `packed` marks the header of a
+    run that has a pack, or is about to get one.
     """
 
     run: str
@@ -56,6 +60,7 @@ class Envelope(NamedTuple):
     writers: Mapping[str, int] = NO_WRITERS
     deleted: bool = False
     founded: str = ""
+    packed: bool = False
 
 
 class Chunk(NamedTuple):
@@ -115,20 +120,24 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts["writers"],
         facts.get("deleted", False),
         facts.get("founded", ""),
+        facts.get("packed", False),
     )
-    if not all(isinstance(text, str) for text in (*envelope[:5], envelope.founded)):
+    run, kind, name, scope, created_at, writers, deleted, founded, packed = envelope
+    if {type(run), type(kind), type(name), type(scope), type(created_at), type(founded)} != _TEXTS:
         raise TypeError("names and times are texts")
-    if not all(type(last) is int for last in envelope.writers.values()):
+    if set(map(type, writers.values())) - _INTEGERS:
         raise TypeError("writers are numbered")
-    if not isinstance(envelope.deleted, bool):
-        raise TypeError("deleted is a truth value")
+    if {type(deleted), type(packed)} != _TRUTHS:
+        raise TypeError("deleted and packed are truth values")
     if not is_stamp(envelope.created_at):
         raise ValueError(envelope.created_at)  # it orders chunks as text, and the clock goes on from there
     return envelope
 
 
 def _exact(facts: Mapping[str, Any]) -> Mapping[str, str]:
-    exact: Mapping[str, str] = facts.get("exact", NOTHING_EXACT)
+    if "exact" not in facts:
+        return NOTHING_EXACT
+    exact: Mapping[str, str] = facts["exact"]
     if not all(isinstance(value, str) for value in exact.values()):
         raise TypeError("exact values are texts")
     return exact
@@ -147,6 +156,8 @@ def _facts(chunk: Chunk) -> dict[str, object]:
     facts["writers"] = dict(envelope.writers)
     if envelope.deleted:
         facts["deleted"] = True
+    if envelope.packed:
+        facts["packed"] = True
     if chunk.content.exact:
         facts["exact"] = dict(chunk.content.exact)
     return facts

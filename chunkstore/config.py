@@ -42,6 +42,8 @@ class Settings(BaseModel):
     """Requests at once to an object store."""
     cache_bytes: int = Field(default=64 << 20, ge=0)
     """Memory for the chunks that the process saw last."""
+    compact_at_end: bool = False
+    """Pack a run when its terminal status is acknowledged. See `docs/how-to/packs.md`."""
     durability: Literal["process", "barrier", "power"] = "barrier"
     """Local disk: which acknowledged writes survive. See `docs/concepts.md`."""
     conditional_writes: Literal["auto", "require", "off"] = "auto"
@@ -65,6 +67,7 @@ class Settings(BaseModel):
             compress_above=self.compression_threshold_bytes if self.enable_compression else None,
             timeout_seconds=self.timeout_seconds,
             known_bytes=self.cache_bytes,
+            compact_at_end=self.compact_at_end,
         )
 
 

@@ -11,7 +11,7 @@ from chunkstore.chunks import Chunks
 from chunkstore.errors import FormatError
 from chunkstore.keys import Kind
 from chunkstore.known import Stored
-from chunkstore.models import TERMINAL
+from chunkstore.models import TERMINAL, RunLog
 from chunkstore.reading import Reader, age
 from chunkstore.watching import Sight, Watch
 
@@ -22,7 +22,7 @@ class RunChange:
 
     sort: Literal["new", "changed", "removed", "damaged"]
     kind: str
-    """`run` (the header), `job`, `step`, `branch` or `parameter`."""
+    """`run` (the header), `job`, `step`, `branch`, `parameter`; or `pack`, where that is damaged."""
     name: str
     """The step's or branch's internal name, the parameter's name; empty for the run and the job."""
     scope: str = ""
@@ -74,21 +74,10 @@ class Follower:
         sort: Literal["new", "changed"] = "changed" if stored.key in self._met else "new"
         self._met.add(stored.key)
         self._damaged.discard(stored.key)
-        try:
-            value = self._value(stored)
-        except FormatError as error:  # whole bytes, and not what a step or a run consists of
-            return RunChange("damaged", envelope.kind, envelope.name, envelope.scope, message=str(error))
-        return RunChange(sort, envelope.kind, envelope.name, envelope.scope, value)
-
-    def _value(self, stored: Stored) -> object:
-        kind = Kind(stored.chunk.envelope.kind)
-        if kind is Kind.HEADER:
-            run_log = self._reader.header(stored)
-            self._status = run_log.status.upper()
-            return run_log
-        if kind is Kind.PARAMETER:
-            return self._reader.parameter(stored)
-        return self._reader.model(stored)
+        change = _told(self._reader, stored, sort)
+        if isinstance(change.value, RunLog):
+            self._status = change.value.status.upper()
+        return change
 
     def _newly_damaged(self, sight: Sight) -> list[RunChange]:
         """Damage is found again at each look, and told once."""
@@ -101,10 +90,46 @@ class Follower:
         return _about("removed", key)
 
 
+def streamed(chunks: Chunks, reader: Reader, run_id: str) -> Iterator[RunChange]:
+    """All chunks of a run as they stand, one after the other, the header first."""
+    header = keys.key_of(keys.header(run_id))
+    is_there = False
+    for scan in chunks.stream(run_id):
+        found = {stored.key: stored for stored in scan.chunks}
+        if header in found and found[header].chunk.envelope.deleted:
+            raise reader.no_run(run_id)
+        is_there = is_there or header in found or any(error.key == header for error in scan.damaged)
+        if found and not is_there:
+            raise reader.no_run(run_id)
+        first = [found.pop(header)] if header in found else []
+        yield from (_told(reader, stored, "new") for stored in (*first, *found.values()))
+        yield from (_about("damaged", error.key, str(error)) for error in scan.damaged)
+    if not is_there:
+        raise reader.no_run(run_id)
+
+
+def _told(reader: Reader, stored: Stored, sort: Literal["new", "changed"]) -> RunChange:
+    """A chunk with its value."""
+    envelope = stored.chunk.envelope
+    try:
+        value = _value(reader, stored)
+    except FormatError as error:  # whole bytes, and not what a step or a run consists of
+        return RunChange("damaged", envelope.kind, envelope.name, envelope.scope, message=str(error))
+    return RunChange(sort, envelope.kind, envelope.name, envelope.scope, value)
+
+
+def _value(reader: Reader, stored: Stored) -> object:
+    kind = Kind(stored.chunk.envelope.kind)
+    if kind is Kind.HEADER:
+        return reader.header(stored)
+    return reader.parameter(stored) if kind is Kind.PARAMETER else reader.model(stored)
+
+
 def _about(sort: Literal["removed", "damaged"], key: str, message: str = "") -> RunChange:
     """A change of which only the key is known: of a very long name that is its head."""
     chunk = keys.parse(key)
-    assert chunk is not None
+    if chunk is None:  # what cannot be read of it cannot be told apart
+        return RunChange(sort, "pack", "", message=message)
     return RunChange(sort, chunk.kind.value, chunk.name, chunk.scope, message=message)
 
 

@@ -9,6 +9,8 @@ A key has two parts, `run/chunk`:
     parameter.alpha.json              a parameter of the run
     parameter@map.eu@alpha.json       a parameter of the branch `map.eu`
 
+Beside them there may be `whole.pack`, which is no chunk: the pack of the run.
+
 The mapping is total, readable for ordinary names, and no two names share a key. Letters, digits, space and `-_.+=,~()`
 stand for themselves; every other byte of the UTF-8 form is `%XX`. A name too long for a file name keeps a readable head and
 ends in `%~` and a digest; its full name stands inside the chunk. `@` and `%~` never come out of the escaping itself.
@@ -27,6 +29,7 @@ from urllib.parse import unquote_to_bytes
 from chunkstore.errors import InvalidInputError
 
 SUFFIX: Final = ".json"
+PACK: Final = "whole.pack"
 MAX_RUN_ID_BYTES: Final = 200
 _MAX_FILE_NAME: Final = 255  # bytes; ext4, XFS, APFS, NTFS and MinIO agree
 _DIGEST_LENGTH: Final = 32
@@ -34,8 +37,9 @@ _CHUNK: Final = re.compile(
     r"[^/]+/(?:run|job|(?:step|branch|parameter)\.(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2}|%~)+"
     r"|parameter@(?:[A-Za-z0-9 \-_.+=,~()@]|%[0-9A-F]{2}|%~)+)\.json"
 )
-_PLAIN: Final = re.compile(rf"[A-Za-z0-9\-_](?:[A-Za-z0-9 \-_.+=,~()]{{0,{MAX_RUN_ID_BYTES - 2}}}[A-Za-z0-9\-_])?")
+_PLAIN_RUN: Final = re.compile(rf"[A-Za-z0-9\-_](?:[A-Za-z0-9 \-_.+=,~()]{{0,{MAX_RUN_ID_BYTES - 2}}}[A-Za-z0-9\-_])?")
 """Run ids that are their own folders, most of them."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 \-_.+=,~()]*")
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9 \-_.+=,~()]")
 _ABBREVIATED: Final = re.compile(r"(?:[A-Za-z0-9 \-_.+=,~()]|%[0-9A-F]{2})*(?:%~[0-9a-f]{32})?")
 
@@ -48,6 +52,9 @@ class Kind(StrEnum):
     STEP = "step"
     BRANCH = "branch"
     PARAMETER = "parameter"
+
+
+_KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class ChunkId:
     """Its object key."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", f"{folder_of(self.run_id)}/{_file_of(self)}")
+        object.__setattr__(self, "key", made_of(self.run_id, self.kind, self.name, self.scope))
 
     def __str__(self) -> str:
         what = f"{self.kind.value} {self.name!r}" if self.name else self.kind.value
@@ -118,9 +125,38 @@ def key_of(chunk: ChunkId) -> str:
     return chunk.key
 
 
+def made_of(run_id: str, kind: str, name: str, scope: str) -> str:
+    """The object key of the chunk that is named so; the kind is one of `Kind`, or its value."""
+    return f"{folder_of(run_id)}/{_file_of(kind, name, scope)}"
+
+
+def is_kind(text: str) -> bool:
+    """Whether this is the value of a `Kind`."""
+    return text in _KINDS
+
+
 def prefix_of_run(run_id: str) -> str:
     """The start of the keys of all chunks of a run."""
     return f"{folder_of(run_id)}/"
+
+
+def pack(run_id: str) -> str:
+    """The object key of a run's pack.
+
+    It sorts behind every chunk: a listing that goes by name, page by page, and misses a chunk that was packed and removed
+    meanwhile comes to the pack later than that, and shows it.
+    """
+    return f"{folder_of(run_id)}/{PACK}"
+
+
+def run_of_prefix(prefix: str) -> str | None:
+    """The run whose chunks are all those that start with this; None where it is the start of some of them."""
+    return run_id_of(prefix[:-1]) if prefix.endswith("/") else None
+
+
+def stays_loose(key: str) -> bool:
+    """Whether packing leaves the chunk where it is: the header, which makes a run's id taken, and parameters, which are listed."""
+    return key.rpartition("/")[2].startswith((f"{Kind.HEADER.value}.", Kind.PARAMETER.value))
 
 
 def prefix_of_parameters(run_id: str, scope: str = "") -> str:
@@ -157,7 +193,7 @@ def folder_of(run_id: str) -> str:
 
 def run_id_of(folder: str) -> str | None:
     """The run id that a folder stands for; None for a folder that is no run of ours."""
-    if _PLAIN.fullmatch(folder):  # nearly all, and there may be 100,000
+    if _PLAIN_RUN.fullmatch(folder):  # nearly all, and there may be 100,000
         return folder
     if not folder.isascii():  # what a disk holds beside our names: also bytes that are no UTF-8
         return None
@@ -180,7 +216,8 @@ def parse(key: str) -> ChunkId | None:
     chunk = _parse_file(run_id, file.removesuffix(SUFFIX))
     if chunk is None:
         return None
-    is_ours = _is_well_formed(file) if is_abbreviated(file) else _file_of(chunk) == file
+    named = _file_of(chunk.kind, chunk.name, chunk.scope)
+    is_ours = _is_well_formed(file) if is_abbreviated(file) else named == file
     return chunk if is_ours else None
 
 
@@ -218,22 +255,27 @@ def _unescape(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "replace")  # an abbreviated head may end within a character
 
 
-def _file_of(chunk: ChunkId) -> str:
-    kind = chunk.kind.value
-    if not chunk.name:
+def _file_of(kind: str, name: str, scope: str) -> str:
+    if not name:
         return f"{kind}{SUFFIX}"
-    if chunk.scope:
+    if scope:
         limit = _parameter_limit()
-        return f"{kind}@{_escape(chunk.scope, limit)}@{_escape(chunk.name, limit)}{SUFFIX}"
-    return f"{kind}.{_escape(chunk.name, _MAX_FILE_NAME - len(kind) - 1 - len(SUFFIX))}{SUFFIX}"
+        return f"{kind}@{_escape(scope, limit)}@{_escape(name, limit)}{SUFFIX}"
+    return f"{kind}.{_escape(name, _MAX_FILE_NAME - len(kind) - 1 - len(SUFFIX))}{SUFFIX}"
 
 
 def _parameter_limit() -> int:
     return (_MAX_FILE_NAME - len(Kind.PARAMETER.value) - 2 - len(SUFFIX)) // 2
 
 
-@lru_cache(maxsize=4096)
 def _escape(name: str, limit: int) -> str:
+    if len(name) <= limit and _PLAIN.fullmatch(name):
+        return name
+    return _escape_odd(name, limit)
+
+
+@lru_cache(maxsize=4096)
+def _escape_odd(name: str, limit: int) -> str:
     escaped = _escape_all(name)
     if len(escaped) <= limit:
         return escaped

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from chunkstore import keys
 from chunkstore.codec import Chunk
+from chunkstore.packs import Pack
 from chunkstore.process import ProcessLocal
 from chunkstore.values import Content
 
@@ -19,6 +20,80 @@ class Stored(NamedTuple):
     key: str
     chunk: Chunk
     version: str
+    packed: bool = False
+    """It stands in the run's pack and nowhere else; then the version is that pack's token."""
+    merged: bool = False
+    """What stands there was made anew beside the pack, and this is more than that: merged with the packed chunk."""
+
+
+class HeldPack(NamedTuple):
+    """A run's pack, with the version that it had."""
+
+    pack: Pack
+    version: str
+
+
+class KnownPacks:
+    """Which runs are known to be packed, and their packs as last seen, bounded in bytes; the longest unused goes first.
+
+    The one used last is kept however large it is: else each chunk of it would cost the whole pack again.
+    """
+
+    _MAX_RUNS = 10_000
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._packs: dict[str, HeldPack] = {}
+        self._runs: dict[str, None] = {}
+        self._lock = ProcessLocal(threading.Lock)
+
+    def knows(self, run_id: str) -> bool:
+        """Whether the run is known to be packed, or to have been about to be."""
+        return run_id in self._runs
+
+    def get(self, run_id: str) -> HeldPack | None:
+        """The pack as it was seen last, which may not be as it is."""
+        return self._packs.get(run_id)
+
+    def note(self, run_id: str) -> None:
+        """Remembers that the run is packed."""
+        with self._lock.get():
+            self._note(run_id)
+
+    def put(self, run_id: str, held: HeldPack) -> None:
+        """Remembers a pack that was read or made."""
+        with self._lock.get():
+            self._note(run_id)
+            self._drop(run_id)
+            self._packs[run_id] = held
+            self._bytes += held.pack.size
+            while self._bytes > self._max_bytes and len(self._packs) > 1:
+                self._drop(next(iter(self._packs)))
+
+    def drop(self, run_id: str) -> None:
+        """Lets the pack go, and remembers that the run is packed."""
+        with self._lock.get():
+            self._drop(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Forgets the run."""
+        if run_id in self._runs:
+            with self._lock.get():
+                self._runs.pop(run_id, None)
+                self._drop(run_id)
+
+    def _note(self, run_id: str) -> None:
+        self._runs[run_id] = None
+        while len(self._runs) > self._MAX_RUNS:
+            gone = next(iter(self._runs))
+            del self._runs[gone]
+            self._drop(gone)
+
+    def _drop(self, run_id: str) -> None:
+        held = self._packs.pop(run_id, None)
+        if held is not None:
+            self._bytes -= held.pack.size
 
 
 class KnownChunks:
@@ -38,6 +113,7 @@ class KnownChunks:
         self._of_run: dict[str, set[str]] = {}
         self._foundings: dict[str, str] = {}
         self._lock = ProcessLocal(threading.Lock)
+        self.packs = KnownPacks(max_bytes)
 
     def __contains__(self, key: str) -> bool:
         return key in self._chunks
@@ -97,13 +173,20 @@ class KnownChunks:
             return list(self._of_run.get(prefix, ()))
 
     def _drop_run(self, run_id: str) -> None:
+        self.packs.forget(run_id)
         for key in list(self._of_run.get(keys.prefix_of_run(run_id), ())):
             self._drop(key)
 
     def _keep(self, stored: Stored) -> None:
-        self._drop(stored.key)
-        self._chunks[stored.key] = stored
-        self._of_run.setdefault(_run_of(stored.key), set()).add(stored.key)
+        key = stored.key
+        if key in self._chunks:
+            self._bytes -= self._size(self._chunks.pop(key))  # to the end: it is the one seen last
+        else:
+            run = _run_of(key)
+            if run not in self._of_run:
+                self._of_run[run] = set()
+            self._of_run[run].add(key)
+        self._chunks[key] = stored
         self._bytes += self._size(stored)
         while self._bytes > self._max_bytes and len(self._chunks) > 1:
             self._drop(next(iter(self._chunks)))
@@ -123,7 +206,7 @@ class KnownChunks:
 
 
 def _run_of(key: str) -> str:
-    return key[: key.index("/") + 1] if "/" in key else ""
+    return key[: key.find("/") + 1]
 
 
 _NO_PARAMETERS: Final[Mapping[str, Content]] = {}

@@ -200,7 +200,7 @@ class _Search:
                     created_at = segment.created_at[at]
                     if self._matches(run_id, created_at, segment.status[at], segment.tag[at]):
                         yield _Candidate(created_at, run_id, first + at)
-        yield from self.read(unread)
+        yield from self.read(sorted(unread))  # on a disk, neighbours by name are neighbours
 
     def read(self, run_ids: Iterable[str]) -> Iterator[_Candidate]:
         """Those that match among these runs, by their headers. One request each, a thousand at once."""

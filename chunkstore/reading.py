@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from pydantic import BaseModel
 
-from chunkstore import keys
+from chunkstore import keys, values
 from chunkstore.assembly import Branch, Parts, Run, Step, assemble, missing_parents, possible_parents
 from chunkstore.chunks import Chunks, Scan
 from chunkstore.clock import as_datetime
 from chunkstore.errors import FormatError, ObjectNotFoundError, RunLogNotFoundError
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origin, Origins, Stored
-from chunkstore.models import BranchLog, JobLog, RunLog, Status
+from chunkstore.models import TERMINAL, BranchLog, JobLog, RunLog, Status
 from chunkstore.schema import Schema
 from chunkstore.values import Content
 from chunkstore.watching import ROUNDS, snapshot
@@ -85,8 +86,18 @@ class Reader:
             raise self.no_run(run_id)
         parameters = self._chunks.scan(keys.prefix_of_parameters(run_id))
         damaged = [*scan.damaged, *parameters.damaged]
-        run_log = self._run_log(run_id, header, parameters.chunks, found.get(Kind.JOB.value), damaged)
+        job = found.get(Kind.JOB.value) or self._job_packed_meanwhile(run_id, header, scan)
+        run_log = self._run_log(run_id, header, parameters.chunks, job, damaged)
         return Reading(run_log, _findings(damaged, [], [*scan.left_over, *parameters.left_over]))
+
+    def _job_packed_meanwhile(self, run_id: str, header: Stored | None, scan: Scan) -> Stored | None:
+        """The job log, where the header was read before and the job after it went into a pack; only runs that ended are packed."""
+        if header is None or header.chunk.envelope.packed or scan.damaged:
+            return None
+        with suppress(ObjectNotFoundError, FormatError):
+            if has_ended(header) and self._chunks.look_for_pack(run_id):
+                return self._chunks.read(keys.job(run_id))
+        return None
 
     def full(self, run_id: str) -> Reading:
         """Everything, put together."""
@@ -250,10 +261,20 @@ class Reader:
             if not wanted - asked:
                 return late
             scan = self._chunks.read_many(wanted - asked)
+            if scan.vanished and self._were_packed_meanwhile(run_id):
+                scan = self._chunks.read_many(wanted - asked)
             asked |= wanted
-            damaged += scan.damaged
+            damaged += [error for error in scan.damaged if error.key not in known_damaged]
             self._add(parts, scan.chunks, damaged)
             late += scan.chunks
+
+    def _were_packed_meanwhile(self, run_id: str) -> bool:
+        """Whether chunks that are not there may have gone into a pack since the run was listed."""
+        if self._chunks.unpacker.is_packed(run_id):
+            return False  # then they were looked for in it
+        with suppress(ObjectNotFoundError, FormatError):
+            return self._chunks.look_for_pack(run_id)
+        return False
 
 
 class _Placeholders:
@@ -275,6 +296,14 @@ class _Placeholders:
 def age(stored: Stored) -> tuple[str, str]:
     """What orders chunks: their creation."""
     return stored.chunk.envelope.created_at, stored.key
+
+
+def has_ended(header: Stored) -> bool:
+    """Whether a header says that its run has ended."""
+    try:
+        return str(values.decode(header.chunk.content).get("status")).upper() in TERMINAL
+    except FormatError as error:
+        raise FormatError(f"{header.key} holds no run: {error}", key=header.key) from error
 
 
 def _put_in_order(parts: Parts, found: Iterable[Stored]) -> None:

@@ -22,13 +22,21 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_PARAMETER_DEPTH: Final = 128
 """Levels of nesting of one parameter; an attempt that repeats it has some levels of its own around it."""
 
-_NOT_IN_CHUNK: Final[Mapping[Kind, frozenset[str]]] = {
-    Kind.HEADER: frozenset({"steps", "parameters", "job", "created_at"}),
-    Kind.JOB: frozenset(),
-    Kind.STEP: frozenset({"branches"}),
-    Kind.BRANCH: frozenset({"steps", "parameters"}),
+_NOT_IN_CHUNK: Final[Mapping[str, set[str]]] = {
+    Kind.HEADER.value: {"steps", "parameters", "job", "created_at"},
+    Kind.JOB.value: set(),
+    Kind.STEP.value: {"branches"},
+    Kind.BRANCH.value: {"steps", "parameters"},
 }
 """What the model holds and the chunk does not: other chunks of their own, and the time that the envelope tells."""
+
+_FIELD_OF: Final[Mapping[str, str]] = {
+    Kind.HEADER.value: "run_log",
+    Kind.JOB.value: "job_log",
+    Kind.STEP.value: "step_log",
+    Kind.BRANCH.value: "branch_log",
+}
+"""By text: Python computes the hash of a member of an enum by a function of its own each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +62,14 @@ class Schema:
 
     def class_of(self, kind: Kind) -> type[BaseModel]:
         """The class whose objects are stored as chunks of this kind."""
-        return {
-            Kind.HEADER: self.run_log,
-            Kind.JOB: self.job_log,
-            Kind.STEP: self.step_log,
-            Kind.BRANCH: self.branch_log,
-        }[kind]
+        return getattr(self, _FIELD_OF[kind])  # type: ignore[no-any-return]
 
     def write(self, kind: Kind, log: BaseModel) -> Content:
         """The chunk's JSON of a model object. Raises `InvalidInputError` for what JSON cannot keep."""
-        fields = log.model_dump(exclude=set(_NOT_IN_CHUNK[kind]), exclude_computed_fields=True, warnings=False)
-        if isinstance(fields.get("status"), str):
-            fields["status"] = fields["status"].upper()
+        fields = log.model_dump(exclude=_NOT_IN_CHUNK[kind], exclude_computed_fields=True, warnings=False)
+        status = fields.get("status")
+        if isinstance(status, str):
+            fields["status"] = status.upper()
         return values.encode(fields)
 
     def read(self, kind: Kind, content: Content, key: str) -> BaseModel:

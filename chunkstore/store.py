@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -20,6 +20,7 @@ from chunkstore.assembly import collector_paused, parent_branch
 from chunkstore.backends import Backend
 from chunkstore.chunks import Change, Chunks, Timing
 from chunkstore.clock import HybridClock
+from chunkstore.compaction import Compaction, Compactor, Removal
 from chunkstore.errors import (
     AlreadyExistsError,
     BranchLogNotFoundError,
@@ -35,7 +36,7 @@ from chunkstore.errors import (
     StepLogNotFoundError,
     StorageFullError,
 )
-from chunkstore.following import Follower, RunChange
+from chunkstore.following import Follower, RunChange, streamed
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
 from chunkstore.models import (
@@ -70,6 +71,7 @@ class StoreSettings:
     compress_above: int | None = 1_000_000
     timeout_seconds: float = 60.0
     known_bytes: int = 64 << 20
+    compact_at_end: bool = False
 
 
 _DEFAULT: Final = StoreSettings()
@@ -110,6 +112,7 @@ class ChunkedRunLogStore:
         self._reader = Reader(self._chunks, schema, origins)
         self._queries = Queries(self._chunks, self._reader, schema, self._index)
         self._writer = Writer(self._chunks, schema, origins)
+        self._compactor = Compactor(self._chunks)
         self._branches_missed: set[tuple[str, str]] = set()
 
     def __repr__(self) -> str:
@@ -181,6 +184,7 @@ class ChunkedRunLogStore:
 
         Complete: one listing (one request per 1,000 chunks) and one request for each chunk that changed since this process
         last saw it, all at once. Every write that returned before the call is in it, and no step without its parents.
+        Of a packed run one listing and one request, side by side where this process knows that it is packed; none where it has the pack.
         Without steps: two requests for header and job, then as `get_parameters`.
 
         Each chunk is whole, but writes during the call may be in it or not, a later one and not an earlier one of another writer. With
@@ -227,6 +231,14 @@ class ChunkedRunLogStore:
             reading.run_log.steps = {}
         return reading
 
+    def iter_chunks(self, run_id: str) -> Iterator[RunChange]:
+        """All that is in a run, chunk by chunk, the header first: for runs that are too large to be in memory at once.
+
+        Costs as `get_run_log_by_id`. In memory are about 400 bytes for each chunk, a thousand chunks, the cache of known chunks, and
+        the pack of a packed run. Raises `RunLogNotFoundError`; a damaged chunk is told as such.
+        """
+        return streamed(self._chunks, self._reader, run_id)
+
     def follow(self, run_id: str, *, poll_seconds: float = 1.0) -> Iterator[RunChange]:
         """The changes of a run as they come: first all that is there, oldest first, then what is new; until the run has ended.
 
@@ -245,6 +257,7 @@ class ChunkedRunLogStore:
         """
         with self._in_run(run_log.run_id):
             self._writer.run_log(run_log)
+        self._at_end(run_log.run_id, run_log.status)
 
     def get_run_logs(
         self,
@@ -309,7 +322,7 @@ class ChunkedRunLogStore:
     ) -> Iterator[RunLog]:
         """All runs that match, one after the other, as `find_runs` without pages: what there is is looked up once, at the call.
 
-        In memory are about 300 bytes for each run, and a thousand headers.
+        In memory are about 600 bytes for each run, and the models that the caller keeps.
         """
         return self._queries.runs(self._filter(wanted, filters), order, full=full)
 
@@ -325,55 +338,60 @@ class ChunkedRunLogStore:
         """Brings finished runs into the index that `find_runs` asks; with `full`, makes it anew from all headers.
 
         Any number of processes may call it at any time, beside writers too; now and then (daily, say) is enough. With `full` after
-        headers were changed or run folders removed by something else than chunkstore. Costs the listings of runs and index, the
-        manifest, one request for each segment, for each run that is not in the index or in doubt, for each new segment, the new manifest, and
-        for each note of doubt and old segment one to take it away; 2 where there is nothing to do, beside the listing of the runs.
-        Raises `ConflictError` where others do the same all the time.
+        headers were changed or run folders removed by something else than chunkstore. Costs as `find_runs` without a filter, and where there
+        is something to do one for each new segment, one for the new manifest, one for each note of doubt and each old segment to take it
+        away, and one for each write that was announced and never came. Raises `ConflictError` where others do the same all the time.
         """
         return Reindexer(self._chunks, self._index).run(full=full)
 
     def delete_run_log(self, run_id: str) -> None:
         """Deletes a run. Readers stop finding it at once; a call that is cut short is finished by the next one.
 
-        Raises `RunLogNotFoundError`. One listing and one request per chunk, and two for the header, three where the run is not known;
+        Raises `RunLogNotFoundError`. One listing and one request per chunk or pack, and two for the header, three where the run is not known;
         one more for a run that is finished.
         """
         header = keys.header(run_id)
-        prefix = keys.prefix_of_run(run_id)
-        listed = {entry.key for entry in self.backend.list(prefix)}
-        ours = {key for key in listed if keys.parse(key) is not None}
+        missing = self._mark_deleted(header)
+        # Listed after the mark: whoever writes and then sees the mark takes that back himself; all else is in the listing.
+        rest = self._rest_of(run_id)
+        if missing is not None and not rest:
+            raise self._reader.no_run(run_id) from missing
+        # The pack before the rest: behind a loose chunk it may hold an older one.
+        self._chunks.delete_many(key for key in rest if key == keys.pack(run_id))
+        self._chunks.delete_many(key for key in rest if key != keys.pack(run_id))
+        self._chunks.delete_many([keys.key_of(header)])
+        self._chunks.known.forget_run(run_id)
+
+    def _mark_deleted(self, header: ChunkId) -> ObjectNotFoundError | None:
+        """Marks the header; the error where there is none. On a full disk the mark has no room until some chunk is gone."""
+        rest: list[str] | None = None
+        while True:
+            try:
+                self._chunks.mark_deleted(header)
+            except ObjectNotFoundError as error:
+                return error
+            except FormatError:
+                log.warning("the header of run %r is damaged; the run is deleted all the same", header.run_id)
+                self._doubt(header.run_id)
+            except StorageFullError as error:
+                log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
+                rest = self._rest_of(header.run_id) if rest is None else rest
+                if rest:
+                    self._chunks.delete_many([rest.pop()])
+                    continue
+                self._chunks.delete_many([keys.key_of(header)])
+                self._doubt(header.run_id)
+            return None
+
+    def _rest_of(self, run_id: str) -> list[str]:
+        """The keys of all that is in a run but its header. One listing."""
+        listed = {entry.key for entry in self.backend.list(keys.prefix_of_run(run_id))}
+        ours = {key for key in listed if keys.parse(key) is not None or key == keys.pack(run_id)}
         if listed != ours:
             log.warning(
                 "run %r is deleted, but %d files in its folder are not ours and stay", run_id, len(listed - ours)
             )
-        rest = ours - {keys.key_of(header)}
-        try:
-            rest = self._mark_deleted(header, rest)
-        except ObjectNotFoundError as error:
-            if not rest:
-                raise self._reader.no_run(run_id) from error
-        except FormatError:
-            log.warning("the header of run %r is damaged; the run is deleted all the same", run_id)
-            self._doubt(run_id)
-        self._chunks.delete_many(rest)
-        self._chunks.delete_many([keys.key_of(header)])
-        self._chunks.known.forget_run(run_id)
-
-    def _mark_deleted(self, header: ChunkId, rest: set[str]) -> set[str]:
-        """Marks the header; what is left of the rest. On a full disk the mark has no room until some chunk is gone."""
-        left = set(rest)
-        while True:
-            try:
-                self._chunks.mark_deleted(header)
-            except StorageFullError as error:
-                log.warning("run %r cannot be marked as deleted yet: %s", header.run_id, error)
-                if not left:
-                    self._chunks.delete_many([keys.key_of(header)])
-                    self._doubt(header.run_id)
-                    return left
-                self._chunks.delete_many([left.pop()])
-            else:
-                return left
+        return sorted(ours - {keys.key_of(keys.header(run_id))})
 
     def _doubt(self, run_id: str) -> None:
         """The index must not be believed about a run of this id that comes later."""
@@ -387,6 +405,33 @@ class ChunkedRunLogStore:
         """
         status = status.upper()
         self._change_header(run_id, lambda header: {**header, "status": status}, barrier=status in TERMINAL)
+        self._at_end(run_id, status)
+
+    def compact(self, run_id: str, *, remove: Removal = "unchanged") -> Compaction:
+        """Packs a finished run: all its chunks in one object, so that it is read with one listing and one request.
+
+        Steps, branches and the job log are then removed, each only in the version that is in the pack; header and parameters stay. A
+        chunk that somebody writes later stands beside the pack and wins. Where the place cannot delete under a condition
+        (`guarantees.conditional_delete`) they stay too, and are not read: with `remove="always"` they are removed all the same, which loses
+        what is written meanwhile and is for runs that have no writer left. `remove="never"` removes nothing.
+
+        A call that is cut short leaves a readable run, and the next one finishes it. Costs a read of the header, two writes, one
+        listing, one request for each chunk to read it and one for each that is removed, all at once; one more to see that the run is still
+        there. Raises `RunLogNotFoundError`, `InvalidInputError` where the run has not ended, `FormatError` where its pack is damaged.
+        """
+        try:
+            return self._compactor.compact(run_id, remove)
+        except ObjectNotFoundError as error:
+            raise self._reader.no_run(run_id) from error
+
+    def _at_end(self, run_id: str, status: str) -> None:
+        """Packs a run that has just ended, where the settings say so. What was asked for is done: nothing of this may fail it."""
+        if not self.settings.compact_at_end or status.upper() not in TERMINAL:
+            return
+        try:
+            self.compact(run_id)
+        except ChunkStoreError as error:
+            log.warning("run %r was not packed: %s. compact does it at any time", run_id, error)
 
     def get_run_config(self, run_id: str) -> dict[str, object]:
         """The configuration of the run. One request."""
@@ -453,7 +498,10 @@ class ChunkedRunLogStore:
         return cast(StepLog, self.schema.step_log(name=name, internal_name=internal_name, status=Status.CREATED.value))
 
     def get_step_log(self, internal_name: str, run_id: str) -> StepLog:
-        """The step log, without the branches below it. One request. Raises `StepLogNotFoundError`."""
+        """The step log, without the branches below it. Raises `StepLogNotFoundError`.
+
+        One request. Of a packed run three, two once this process has read its pack; two where there is none.
+        """
         stored = self._read(keys.step(run_id, internal_name), StepLogNotFoundError)
         return cast(StepLog, self._reader.model(stored))
 
@@ -481,7 +529,7 @@ class ChunkedRunLogStore:
     def get_branch_log(self, internal_branch_name: str, run_id: str) -> BranchLog | RunLog:
         """The branch log, without its steps and parameters; for an empty name the run log without steps.
 
-        One request; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
+        Costs as `get_step_log`; for the run log as `get_run_log_by_id(full=False)`. Raises `BranchLogNotFoundError`.
         """
         if not internal_branch_name:
             return self.get_run_log_by_id(run_id, full=False)
@@ -513,7 +561,7 @@ class ChunkedRunLogStore:
         return cast(JobLog, self.schema.job_log(status=Status.CREATED.value))
 
     def get_job_log(self, run_id: str) -> JobLog:
-        """The job log of the run. One request. Raises `JobLogNotFoundError`."""
+        """The job log of the run. Costs as `get_step_log`. Raises `JobLogNotFoundError`."""
         stored = self._read(keys.job(run_id), JobLogNotFoundError)
         return cast(JobLog, self._reader.model(stored))
 
@@ -561,6 +609,8 @@ class ChunkedRunLogStore:
         try:
             return self._chunks.read(chunk)
         except ObjectNotFoundError as error:
+            if error.key == keys.key_of(keys.header(chunk.run_id)):
+                raise self._reader.no_run(chunk.run_id) from error
             self._require_run(chunk.run_id)
             message = f"run {chunk.run_id!r} in {self.backend.place} has no {chunk}"
             raise missing(message, run_id=chunk.run_id, name=chunk.name) from error
@@ -576,8 +626,12 @@ class ChunkedRunLogStore:
 
     def _require_run(self, run_id: str) -> None:
         """Asks once for the header of a run that this process neither created nor read: an object store takes orphans."""
-        if self._chunks.known.founding(run_id) is None:
+        founding = self._chunks.known.founding(run_id)
+        if founding is None:
             self._read_header(run_id)
+        elif not founding:  # only its damaged header was met: it may have been mended since, or the run deleted
+            with suppress(FormatError):
+                self._read_header(run_id)
 
     def _require_owner(self, run_id: str, scope: str) -> None:
         self._require_run(run_id)
@@ -589,19 +643,32 @@ class ChunkedRunLogStore:
             self.get_branch_log(branch, run_id)
             self._branches_missed.discard((run_id, branch))
 
-    @contextmanager
-    def _in_run(self, run_id: str) -> Iterator[None]:
+    def _in_run(self, run_id: str) -> _InRun:
         """Where a run's folder or header turns out to be gone, the run is."""
-        try:
-            yield
-        except ObjectNotFoundError as error:
-            raise self._reader.no_run(run_id) from error
+        return _InRun(self._reader, run_id)
 
     def _exists(self, run_id: str) -> str:
         known = self._chunks.last_seen(keys.header(run_id))
         if known is not None and known.chunk.envelope.deleted:
             return f"run {run_id!r} in {self.backend.place} is being deleted; call delete_run_log again to finish that"
         return f"run {run_id!r} exists in {self.backend.place}; choose another id, or read it with get_run_log_by_id"
+
+
+class _InRun:
+    """Turns the error of a missing object into that of a missing run; a class, as each write enters it."""
+
+    __slots__ = ("_reader", "_run_id")
+
+    def __init__(self, reader: Reader, run_id: str) -> None:
+        self._reader = reader
+        self._run_id = run_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ObjectNotFoundError):
+            raise self._reader.no_run(self._run_id) from error
 
 
 def _unpickled(backend: Backend, settings: StoreSettings, schema: Schema) -> ChunkedRunLogStore:

@@ -55,12 +55,29 @@ def encode(value: Mapping[str, object], *, max_depth: int = MAX_DEPTH) -> Conten
     """
     try:
         body = orjson.dumps(value, option=_STRICT)  # refuses what would come back as another thing: keys, sets, dates
-        doubtful = b"null" in body and _hides_a_float(value)
+        nulls = body.count(b"null")
+        doubtful = nulls > 0 and nulls != _plain_nulls(value) and _hides_a_float(value)
     except (TypeError, PydanticSerializationError):
         return encode_strictly(value, max_depth=max_depth)
     if doubtful or body.count(b"{") + body.count(b"[") > max_depth:
         return encode_strictly(value, max_depth=max_depth)
     return Content(body)
+
+
+def _plain_nulls(value: Mapping[str, object]) -> int:
+    """How many nulls are None itself, as far as a short look shows: at the top, and in the items of its lists.
+
+    Where these are all the nulls of the body, none hides anything.
+    """
+    found = 0
+    for item in value.values():
+        if item is None:
+            found += 1
+        elif type(item) is list:
+            for one in item:
+                if type(one) is dict:
+                    found += len([inner for inner in one.values() if inner is None])
+    return found
 
 
 def _hides_a_float(value: Mapping[str, object]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -16,6 +16,8 @@ from chunkstore.models import TERMINAL, BranchLog, JobLog, RunLog, StepLog
 from chunkstore.schema import Schema
 from chunkstore.values import Content
 
+_NO_PARAMETERS: Final[Mapping[str, Content]] = {}
+
 
 class _Write(NamedTuple):
     """A change, and which model object is known to be stored once it is made."""
@@ -23,6 +25,9 @@ class _Write(NamedTuple):
     change: Change
     model: BaseModel
     mine: Content
+    origin: Origin | None
+    unseen: bool
+    """Whether nothing was known of the chunk."""
 
 
 class Writer:
@@ -58,8 +63,12 @@ class Writer:
     def steps(self, run_id: str, steps: Iterable[StepLog]) -> None:
         """Steps, then the branches in them."""
         steps = list(steps)
-        self._make([write for step in steps for write in self._log(keys.step(run_id, step.internal_name), step)])
-        branches = [branch for step in steps for branch in step.branches.values()]
+        writes: list[_Write] = []
+        branches: list[BranchLog] = []
+        for step in steps:
+            writes += self._log(keys.step(run_id, step.internal_name), step)
+            branches += step.branches.values()
+        self._make(writes)
         if branches:
             self.branches(run_id, branches)
 
@@ -122,9 +131,6 @@ class Writer:
         key = keys.key_of(chunk)
         origin = self._origin(model, key)
         base = origin.content if origin is not None else self._last_seen(chunk)
-        if base is None:
-            # What a first try that fails reads of others' work must not pass for what the caller saw when it is repeated.
-            self._origins.note(model, Origin(key, UNSEEN))
         seen = None if base is None or base is UNSEEN else self._schema.seen(chunk.kind, base, key)
         if origin is not None and mine == seen and self._chunks.last_seen(chunk) is not None:
             return []
@@ -132,15 +138,20 @@ class Writer:
         changed = origin is not None and mine != seen  # even where this process believes that it stands there already
         edit = _merging(base, seen, mine)
         change = Change(chunk, edit, initial, barrier=barrier, always=changed, founding=founding)
-        return [_Write(change, model, mine)]
+        return [_Write(change, model, mine, origin, base is None)]
 
     def _make(self, writes: list[_Write]) -> None:
-        self._chunks.change_many(write.change for write in writes)
-        for write in writes:
-            key = keys.key_of(write.change.chunk)
-            origin = self._origin(write.model, key)
-            parameters = {} if origin is None else origin.parameters
-            self._origins.note(write.model, Origin(key, write.mine, parameters))
+        try:
+            self._chunks.change_many([write.change for write in writes])
+        except BaseException:
+            # What a first try that fails reads of others' work must not pass for what the caller saw when it is repeated.
+            for write in writes:
+                if write.unseen:
+                    self._origins.note(write.model, Origin(write.change.chunk.key, UNSEEN))
+            raise
+        for change, model, mine, origin, _ in writes:
+            parameters = _NO_PARAMETERS if origin is None else origin.parameters
+            self._origins.note(model, Origin(change.chunk.key, mine, parameters))
 
     def _origin(self, model: BaseModel, key: str) -> Origin | None:
         """From what a model object was made; None where it was read under another key: of another run, or by another name."""

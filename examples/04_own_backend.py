@@ -56,7 +56,8 @@ class DictBackend:
         return (Entry(key, blob.version, len(blob.data)) for key, blob in found)
 
     def folders(self) -> Iterator[str]:
-        return iter({key.partition("/")[0] for key in list(self.objects)})
+        names = {key.partition("/")[0] for key in list(self.objects)}
+        return iter({name for name in names if not name.startswith(".")})
 
     def close(self) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -98,6 +99,16 @@ def conditional_s3_server(request: pytest.FixtureRequest) -> S3Server:
     """Every S3 server that honours conditional writes."""
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
     return server
+
+
+@pytest.fixture(params=["s3fs", "obstore"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each S3 engine, one after the other, for all backends that `places` opens and for the processes that the test starts."""
+    name: str = request.param
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setenv("CHUNKSTORE_TEST_ENGINE", name)
+    return name
 
 
 @contextmanager

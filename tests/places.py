@@ -45,8 +45,14 @@ def memory() -> MemoryBackend:
     return MemoryBackend(f"test-{uuid.uuid4().hex}")
 
 
+def engine() -> Any:
+    """The S3 engine that the fixture `engine` has set for this test, its children included; else what the library chooses."""
+    return os.environ.get("CHUNKSTORE_TEST_ENGINE", "auto")
+
+
 def in_bucket(server: Any, folder: Path, **settings: Any) -> Backend:
     """A bucket of its own on a server; all but `bucket` passes on."""
+    settings.setdefault("engine", engine())
     pytest.importorskip("s3fs")
     from chunkstore.backends.s3 import S3Backend
 

@@ -176,7 +176,10 @@ def test_without_greenlet_a_disk_works_and_the_others_name_the_extra(tmp_path: P
 
 
 def test_importing_it_imports_neither_asyncio_nor_greenlet() -> None:
-    code = "import sys, chunkstore; chunkstore.open_async('runs'); print(*sorted(sys.modules))"
+    code = (
+        "import sys; before = set(sys.modules); import chunkstore; chunkstore.open_async('runs');"
+        "print(*sorted(set(sys.modules) - before))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "chunkstore.asynchronous" in loaded
     assert {"asyncio", "greenlet", "chunkstore.greenlets"}.isdisjoint(loaded)

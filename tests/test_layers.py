@@ -18,7 +18,7 @@ ROOT = Path(chunkstore.__path__[0])
 FLOORS = [
     ["errors", "models"],
     [
-        *("process", "waiting", "greenlets", "keys", "values", "clock", "codec"),
+        *("process", "waiting", "greenlets", "keys", "values", "clock", "codec", "packs"),
         *(
             "backends.contract",
             "backends",
@@ -27,6 +27,7 @@ FLOORS = [
             "backends.probe",
             "backends.s3faults",
             "backends.s3settings",
+            "backends.s3listing",
             "backends.s3fsengine",
             "backends.obstoreengine",
             "backends.s3engine",
@@ -34,8 +35,8 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.s3"),
     ],
-    ["merge", "known", "schema", "chunks", "index", "reindexing", "assembly"],
-    ["watching", "reading", "following", "writing", "queries", "store"],
+    ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
+    ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
     ["config", "asynchronous", ""],
     ["integrations", "integrations.runnable", "show"],
 ]
@@ -50,6 +51,7 @@ IMPORTS_ONLY = {
     "greenlets": {"process", "waiting"},
     "values": {"errors"},
     "codec": {"clock", "errors", "values"},
+    "packs": {"clock", "errors"},
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
@@ -58,11 +60,14 @@ IMPORTS_ONLY = {
 
 EXTRAS = {
     "backends.s3fsengine": {"fsspec", "s3fs", "aiobotocore"},
+    "backends.s3listing": {"aiobotocore"},
+    "backends.obstoreengine": {"obstore", "aiobotocore", "botocore"},
     "backends.s3server": {"fsspec"},
     "backends.s3faults": {"botocore", "aiohttp"},
     "backends.hostlock": {"filelock"},
     "greenlets": {"greenlet"},
     "asynchronous": {"asyncio"},
+    "packs": {"zstandard"},
     "integrations.runnable": {"runnable"},
     "show": {"rich"},
 }

@@ -71,11 +71,32 @@ class ByTwins:
         if name.startswith("__"):
             raise AttributeError(name)
         found = getattr(self.twins, name)
+        if inspect.isasyncgenfunction(found):
+            return _stepwise(found)
         return _blocking(found) if inspect.iscoroutinefunction(found) else found
 
 
 def _blocking(twin: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: asyncio.run(twin(*args, **kwargs))
+
+
+def _stepwise(twin: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def steps(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with asyncio.Runner() as runner:
+            items = twin(*args, **kwargs)
+            try:
+                while True:
+                    yield runner.run(_next_of(items))
+            except StopAsyncIteration:
+                return
+            finally:
+                runner.run(items.aclose())
+
+    return steps
+
+
+async def _next_of(items: Any) -> Any:
+    return await anext(items)
 
 
 def twins_on(backend: Backend, **settings: Any) -> AsyncChunkedRunLogStore:

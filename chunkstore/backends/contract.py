@@ -136,7 +136,8 @@ class Backend(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """The objects whose key starts with the prefix (a string prefix that contains the `/`), in any order.
 
-        One request per 1,000. Every put that returned before the call is there; puts during it may or may not be.
+        One request per 1,000. Every put that returned before the call is there; puts during it may or may not be. Best by name, or all
+        names at one moment and their versions after that: then who misses what was removed meanwhile sees what was put before.
         """
         ...
 

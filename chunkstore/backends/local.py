@@ -32,7 +32,7 @@ from chunkstore.errors import (
 # O_NONBLOCK: opening a named pipe that stands where a chunk should be would wait for a writer without end.
 _READ: Final = sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _STAGE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NAMELESS: Final = os.O_WRONLY | getattr(os, "O_TMPFILE", 0) | getattr(os, "O_CLOEXEC", 0)
+_NAMELESS: Final = sum(getattr(os, flag, 0) for flag in ("O_WRONLY", "O_TMPFILE", "O_CLOEXEC", "O_NOFOLLOW"))
 
 MAX_OBJECT_BYTES: Final = 1 << 30
 """A larger file is nothing that was put here; reading it would take all memory."""
@@ -136,16 +136,18 @@ class LocalBackend:
             raise
         replaced = None if condition.kind == "absent" else condition.version
         self._syncs.note(key, version, last_barrier, replaced)
-        self._sync_name(key, barrier=barrier)
+        if barrier or self._syncs.each_write:
+            self._sync_name(key, barrier=barrier)
         return version
 
     def _named(self, key: str, data: bytes, condition: Condition) -> str:
         try:
-            _refuse_linked_folder(self._path(key))
             if condition.founding:
+                _refuse_linked_folder(self._path(key))
                 return self._found(key, data)
             if condition.kind == "absent":
-                return self._create(key, data)
+                return self._create(key, data)  # refuses it by itself
+            _refuse_linked_folder(self._path(key))
             return self._replace(key, data, condition)
         except OSError as error:
             raise self._translated(key, error) from error
@@ -184,13 +186,16 @@ class LocalBackend:
         try:
             _refuse_linked_folder(self._path(prefix))
             with os.scandir(self._path(folder)) as entries:
-                for entry in entries:
+                # All names first: who misses an object that was removed meanwhile sees the other ones as they are after that.
+                for entry in list(entries):
                     name = entry.name
                     if name.startswith(start) and not name.startswith("."):
-                        with suppress(FileNotFoundError):  # deleted between the listing and the look at it
+                        try:
                             status = entry.stat(follow_symlinks=False)
-                            if stat.S_ISREG(status.st_mode):
-                                found.append(Entry(f"{folder}/{name}", _stamp(status), status.st_size))
+                        except FileNotFoundError:  # deleted between the listing and the look at it
+                            continue
+                        if stat.S_ISREG(status.st_mode):
+                            found.append(Entry(f"{folder}/{name}", _stamp(status), status.st_size))
         except FileNotFoundError:
             return iter(())
         except OSError as error:
@@ -234,11 +239,14 @@ class LocalBackend:
         fd = os.open(path, _READ)
         try:
             status = os.fstat(fd)
+            size = status.st_size
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if status.st_size > MAX_OBJECT_BYTES:
+            if size > MAX_OBJECT_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-            data = _read_all(fd, status.st_size)
+            data = os.read(fd, size + 1)
+            if len(data) < size:
+                data = _read_rest(fd, data, size)
         finally:
             os.close(fd)
         return Blob(data, _version(status, data))
@@ -279,6 +287,7 @@ class LocalBackend:
         path = self._path(key)
         version = self._create_nameless(path, data)
         if version is None:
+            _refuse_linked_folder(path)
             version = self._create_staged(path, data)
         return version
 
@@ -291,6 +300,8 @@ class LocalBackend:
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                 return None
+            if error.errno == errno.ENOTDIR:
+                _refuse_linked_folder(path)  # says better what is wrong
             if error.errno == errno.EPERM and _vanishes(_folder_of(path)):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
             raise
@@ -352,9 +363,9 @@ class LocalBackend:
         return staging, version
 
     def _fill(self, fd: int, data: bytes, over: tuple[str, str] | None = None) -> str:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        written = os.write(fd, data)
+        while written < len(data):
+            written += os.write(fd, memoryview(data)[written:])
         if _CAN_STAMP:
             now = fresh_stamp()
             os.utime(fd, ns=(now, now))
@@ -419,8 +430,7 @@ def _close(fd: int) -> None:
             raise
 
 
-def _read_all(fd: int, size: int) -> bytes:
-    data = os.read(fd, size + 1)
+def _read_rest(fd: int, data: bytes, size: int) -> bytes:
     while len(data) < size:
         more = os.read(fd, size - len(data))
         if not more:
@@ -431,9 +441,8 @@ def _read_all(fd: int, size: int) -> bytes:
 
 def _stamp(status: os.stat_result) -> str:
     """The version that a file's status tells; empty where the file system keeps no time finer than microseconds."""
-    if not is_fine(status.st_mtime_ns):
-        return ""
-    return f"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"
+    at = status.st_mtime_ns
+    return f"{at:x}-{status.st_ino:x}-{status.st_size:x}" if is_fine(at) else ""
 
 
 def _version(status: os.stat_result, data: bytes) -> str:

@@ -1,7 +1,8 @@
 """Requests to S3 through obstore, one by one, at a fraction of the CPU; what obstore cannot do exactly goes through s3fs.
 
 That is: listings (obstore takes a gateway's page for an empty one, lists by whole parts of a key only, and fails at foreign
-keys), deletes under a condition, keys that it would change or refuse, and a bucket that turns out to be in another region.
+keys), deletes under a condition, and keys that it would change or refuse; and all, once a bucket turns out to be in another region
+or its certificate to be one that only OpenSSL takes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from chunkstore.backends.contract import ANY, Blob, Condition
-from chunkstore.backends.s3faults import ElsewhereError, StrangeReplyError, UnnamedVersionError, obstore_said
+from chunkstore.backends.s3faults import (
+    ElsewhereError,
+    StrangeReplyError,
+    UnfitReplyError,
+    UnnamedVersionError,
+    UntrustedError,
+    obstore_said,
+)
 from chunkstore.backends.s3fsengine import CONNECT_TIMEOUT, READ_TIMEOUT, Answer, S3fsEngine
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.errors import NotSupportedError
@@ -137,10 +145,13 @@ class ObstoreEngine:
                 raise
             except Exception as error:
                 said = obstore_said(error, key)
-                if not isinstance(said, ElsewhereError):
-                    raise said from error
-        # Nothing was done. botocore follows the bucket to its region.
-        self._give_way("the bucket is served by another region or endpoint")
+                if said is error:
+                    raise
+        # Out here, where it has no context: obstore's own text repeats the endpoint and the whole reply, secrets and all.
+        if not isinstance(said, ElsewhereError | UntrustedError | UnfitReplyError):
+            raise said
+        # Nothing was written. botocore follows a bucket to its region, and takes certificates and replies that obstore does not.
+        self._give_way(str(said))
         return await otherwise()
 
     async def _made(self, old: _Client | None) -> _Client | None:

@@ -35,8 +35,10 @@ class S3Backend:
     """Keys are objects under the prefix of a bucket; versions are ETags without their quotes.
 
     The versions of equal bytes are equal. Reads and deletes are tried up to four times within the deadline; a
-    write is sent again only where the server was busy or never heard of it. The HTTP client itself repeats a
+    write is sent again only where the server was busy or never heard of it. The HTTP client of s3fs itself repeats a
     request once when a kept connection turns out dead: the `ConflictError` of a put can be the echo of its own first try.
+
+    Requests are sent by s3fs or obstore; see `s3engine`.
     """
 
     def __init__(

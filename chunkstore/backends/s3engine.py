@@ -81,7 +81,15 @@ def require_engine(settings: S3Settings) -> None:
 
 def engine_for(settings: S3Settings) -> Engine:
     """The engine of this process. Nothing is sent."""
-    return ObstoreEngine(settings) if _takes_obstore(settings) else S3fsEngine(settings)
+    if not _takes_obstore(settings):
+        return S3fsEngine(settings)
+    try:
+        return ObstoreEngine(settings)
+    except ImportError as error:
+        if settings.engine == "obstore":
+            raise NotSupportedError(f"engine is obstore, which is installed and cannot be loaded: {error}") from error
+        log.warning("s3fs takes over from obstore, which is installed and cannot be loaded: %s", error)
+        return S3fsEngine(settings)
 
 
 def _takes_obstore(settings: S3Settings) -> bool:

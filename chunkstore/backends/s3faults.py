@@ -27,6 +27,10 @@ class UnnamedVersionError(StrangeReplyError):
     """A reply of success to a write that names no version."""
 
 
+class UnfitReplyError(StrangeReplyError):
+    """A reply of success to a read that obstore cannot take: it does not tell its length."""
+
+
 class RefusedError(Exception):
     """A reply of failure that came through obstore, kept as botocore keeps it."""
 
@@ -226,17 +230,23 @@ def obstore_said(error: Exception, key: str) -> Exception:
     """
     # The key stands before all that, and could hold anything.
     text, _, inside = str(error).replace(key, "").partition("\n\nDebug source:")
-    said = text.splitlines()[0] if text else type(error).__name__
-    if (reply := _REPLY.search(text)) is not None:
+    reply = _REPLY.search(text)
+    said = _fit_to_be_shown(text if reply is None else text[: reply.start("body")]) or type(error).__name__
+    if reply is not None:
         code = _CODE.search(reply["body"])
         return _refused(said, int(reply["status"]), code[1] if code else "")
     if "BareRedirect" in inside or "kind: Redirect" in inside:
         return ElsewhereError(said, 301, "")
-    if "ETag Header missing" in text:
-        return UnnamedVersionError(said)
+    if "Header missing from response" in text:
+        return UnnamedVersionError(said) if "ETag" in text else UnfitReplyError(said)
     if _NO_CONNECTION.search(inside):
         return (UntrustedError if _UNTRUSTED.search(inside) else NeverSentError)(said)
     return WireBrokeError(said) if inside else error
+
+
+def _fit_to_be_shown(text: str) -> str:
+    """One line without what an endpoint may hold; the body of a reply is left out before: servers repeat a token in it."""
+    return _CREDENTIALS.sub("//***@", text.partition("\n")[0])[:300]
 
 
 def _refused(said: str, status: int, code: str) -> RefusedError:

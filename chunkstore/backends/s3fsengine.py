@@ -16,6 +16,7 @@ import fsspec.asyn
 
 from chunkstore.backends.contract import Blob, Condition
 from chunkstore.backends.s3faults import StrangeReplyError
+from chunkstore.backends.s3listing import parsers
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.process import NO_FORK
 
@@ -113,6 +114,7 @@ def _options(settings: S3Settings) -> dict[str, Any]:
     session = AioSession(profile=settings.profile or None)
     # It holds what botocore knows about S3, some 0.1 s of parsing that each forked worker would repeat.
     session.register_component("data_loader", _service_models())
+    session.register_component("response_parser_factory", parsers())
     return {
         "key": settings.key or None,
         "secret": settings.secret or None,

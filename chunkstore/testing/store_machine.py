@@ -28,6 +28,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from pydantic import BaseModel
 
 from chunkstore import (
+    TERMINAL,
     BranchLog,
     BranchLogNotFoundError,
     ChunkedRunLogStore,
@@ -372,6 +373,19 @@ class StoreMachine(RuleBasedStateMachine):
         after = {**copied(self.runs[run_id]), "status": status.upper()}
         self._write(process, run_id, lambda: process.store.update_run_log_status(run_id, status), after)
 
+    @rule(number=STORE, which=WHICH, end=st.booleans())
+    def pack_a_run(self, number: int, which: int, end: bool) -> None:
+        """Nothing changes for anybody, whatever stores know of the run or hold of it."""
+        run_id = self._run(which)
+        process = self.processes[number]
+        if self.runs[run_id]["status"] not in TERMINAL and end:
+            after = {**copied(self.runs[run_id]), "status": "SUCCESS"}
+            self._write(process, run_id, lambda: process.store.update_run_log_status(run_id, "SUCCESS"), after)
+        if self.runs[run_id]["status"] in TERMINAL:
+            self._write(process, run_id, lambda: process.store.compact(run_id), copied(self.runs[run_id]))
+        else:
+            self._refused(process, InvalidInputError, lambda: process.store.compact(run_id))
+
     @rule(number=STORE, which=WHICH, config=st.dictionaries(TEXTS, VALUES, max_size=3))
     def set_config(self, number: int, which: int, config: dict[str, object]) -> None:
         run_id = self._run(which)
@@ -405,18 +419,51 @@ class StoreMachine(RuleBasedStateMachine):
     def find_runs(self, number: int, run_ids: list[str] | None, tag: str, status: str, limit: int | None) -> None:
         process = self.processes[number]
         found = self._ask(process, lambda: process.store.get_run_logs(run_ids, tag, status, limit))
-        if found is LOST:
-            return
-        wanted = [
+        if found is not LOST:
+            self._check_headers(found, self._wanted(run_ids, tag, status), limit)
+
+    @rule(number=STORE, tag=st.just("") | TEXTS, status=st.just("") | STATUSES, limit=st.integers(1, 3))
+    def page_and_stream_through_runs(self, number: int, tag: str, status: str, limit: int) -> None:
+        store, paged, cursor = self.processes[number].store, list[RunLog](), ""
+        while True:
+            page = self._ask(
+                self.processes[number],
+                lambda cursor=cursor: store.find_runs(tag=tag, status=status, limit=limit, cursor=cursor),  # type: ignore[misc]
+            )
+            if page is LOST:
+                return
+            paged += page.runs
+            cursor = page.cursor
+            if not cursor:
+                break
+        streamed = self._ask(self.processes[number], lambda: list(store.iter_run_logs(tag=tag, status=status)))
+        run_ids = self._ask(self.processes[number], lambda: sorted(store.iter_run_ids()))
+        for found in (paged, streamed):
+            if found is not LOST:
+                self._check_headers(found, self._wanted(None, tag, status), None)
+        assert run_ids is LOST or self._are_all_runs(run_ids)
+
+    def _wanted(self, run_ids: list[str] | None, tag: str, status: str) -> list[str]:
+        """The runs that match, the newest first."""
+        return [
             run_id
             for run_id, run in reversed(self.runs.items())
             if (run_ids is None or run_id in run_ids)
             and (not tag or run["tag"] == tag)
             and (not status or run["status"] == status.upper())
         ]
+
+    def _check_headers(self, found: list[RunLog], wanted: list[str], limit: int | None) -> None:
         self._check_found(wanted, [run.run_id for run in found], limit)
         for run in found:
             assert picture(run) == {**self.runs[run.run_id], "parameters": {}, "steps": {}, "job": None}
+
+    @rule(number=STORE, full=st.booleans())
+    def reindex_the_runs(self, number: int, full: bool) -> None:
+        process = self.processes[number]
+        report = self._ask(process, lambda: process.store.reindex(full=full))
+        finished = [run_id for run_id, run in self.runs.items() if run["status"] in TERMINAL]
+        assert report is LOST or report.runs <= len(finished)  # one that is damaged, or odd, is not in it
 
     # Steps and branches.
 
@@ -511,11 +558,15 @@ class StoreMachine(RuleBasedStateMachine):
         there |= {("parameter", scope, name) for scope, found in scopes.items() for name in found}
         there |= {("run", "", "")} | ({("job", "", "")} if run["job"] is not None else set())
         # After the first look comes a pause.
-        looked = self._ask(process, lambda: list(islice(process.store.follow(run_id), len(there))))
-        if looked is LOST:
-            return
-        assert {(change.kind, change.scope, change.name) for change in looked} == there
-        assert {change.sort for change in looked} == {"new"}
+        for look in (
+            lambda: list(islice(process.store.follow(run_id), len(there))),
+            lambda: list(process.store.iter_chunks(run_id)),
+        ):
+            looked = self._ask(process, look)
+            if looked is LOST:
+                return
+            assert sorted((change.kind, change.scope, change.name) for change in looked) == sorted(there)
+            assert {change.sort for change in looked} == {"new"}
         self._saw_all(process, run_id)
         self._seen(process, run_id, self._names(run))
 

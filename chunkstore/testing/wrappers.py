@@ -125,6 +125,7 @@ class SlowBackend:
     """Each request takes `latency` seconds more, before it reaches the inner backend.
 
     `get_many` waits once per `concurrency` keys, as if that many were under way at once. Pickles if `sleep` does.
+    A `sleep` of one's own must not block where the inner backend is `asynchronous`.
     """
 
     def __init__(

@@ -310,6 +310,11 @@ class NamesAFolderPerObject(Broken):
         return iter([entry.key.partition("/")[0] for entry in self.list("")])
 
 
+class ShowsEveryFolder(Broken):
+    def folders(self) -> Iterator[str]:
+        return iter({entry.key.partition("/")[0] for entry in self.list("")})
+
+
 class KeepsEmptyFolders(Broken):
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name)
@@ -654,6 +659,7 @@ BITES = [
     *of("objects_may_be_deleted_and_put_while_they_are_listed", ListsWhileOthersWrite, RemembersWhatItRead),
     *of("a_half_read_listing_holds_nobody_up", HoldsTheLockWhileItLists),
     *of("folders_are_the_first_parts_of_all_keys", NamesAFolderPerObject),
+    *of("a_folder_that_starts_with_a_dot_is_kept_and_not_shown", ShowsEveryFolder),
     *of("a_folder_is_gone_with_its_last_object", KeepsEmptyFolders),
     *of("get_many_gives_what_is_there_and_leaves_out_what_is_not", FailsForOneMissing, GivesEmptyForMissing),
     *of("get_many_takes_a_key_asked_twice", LosesWhatIsAskedTwice),

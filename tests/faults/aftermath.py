@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from chunkstore import AlreadyExistsError, ChunkedRunLogStore, FormatError, RunLogNotFoundError
+from chunkstore import AlreadyExistsError, ChunkedRunLogStore, FormatError, RunLogNotFoundError, keys
 from chunkstore.values import Content
 from places import SCALE
 from tracing import Outcome, Stage, SystemCall, points
@@ -92,7 +92,8 @@ def odd_to_readers(store: ChunkedRunLogStore, stands: Chunks) -> list[str]:
     listed = store.list_run_ids()
     odd = [f"the runs are {runs}, listed are {listed}"] if listed != runs else []
     for run_id in runs:
-        odd += [entry.key for entry in store.backend.list(f"{run_id}/") if entry.key not in stands]
+        known = {*stands, f"{run_id}/{keys.PACK}"}
+        odd += [entry.key for entry in store.backend.list(f"{run_id}/") if entry.key not in known]
         with suppress(RunLogNotFoundError):  # its header is marked: it is being deleted
             odd += [finding.message for finding in store.read_run_log(run_id).findings]
     return odd
@@ -127,7 +128,9 @@ def left_after_deleting_all(root: Path) -> list[str]:
         store.create_run_log("r")
     for run_id in store.list_run_ids():
         store.delete_run_log(run_id)
-    return sorted(path.name for path in root.iterdir() if path.name != ".locks")
+    # Notes of doubt about finished runs stay until a reindex takes them.
+    notes = [path.name for path in root.glob(".index/*") if not path.name.startswith("doubt.")]
+    return notes + sorted(path.name for path in root.iterdir() if path.name not in {".locks", ".index"})
 
 
 def readable(root: Path) -> Chunks:

@@ -43,8 +43,59 @@ S3: Final = "backends/s3.py"
 S3FS: Final = "backends/s3fsengine.py"
 SERVER: Final = "backends/s3server.py"
 CHUNKS: Final = "chunks.py"
+WAITING: Final = "waiting.py"
+GREENLETS: Final = "greenlets.py"
+PACKS: Final = "packs.py"
+UNPACKING: Final = "unpacking.py"
+COMPACTION: Final = "compaction.py"
+IN_PROCESS: Final = "store/test_compaction.py -k not moto and not minio and not rclone and not faults"
 
 MUTANTS: Final = (
+    Mutant(
+        "on a loop the engine is imported by another thread",
+        WAITING,
+        "    return work() if carrier is None else carrier.apart(work)\n",
+        "    return work()\n",
+        "store/test_async_s3.py",
+    ),
+    Mutant(
+        "a bell that was hung up is looked at after it hangs",
+        WAITING,
+        "        # Looked at again, now that the bell hangs: what came in between rang nothing.\n"
+        "        with suppress(queue.Empty):\n"
+        "            return self._items.get_nowait()\n"
+        "        carrier.wait(bell, timeout)\n",
+        "        import time; time.sleep(0.01)\n        carrier.wait(bell, timeout)\n",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "calls that have not begun wait for a place",
+        GREENLETS,
+        "        if self._free > 0 and not self._inner and not self._outer:\n",
+        "        if True:\n",
+        "test_greenlets.py store/test_async_s3.py",
+    ),
+    Mutant(
+        "the parts of a call take the place that it gives up",
+        GREENLETS,
+        "        with self._room.left():\n            number =",
+        "        with nullcontext():\n            number =",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "what blocks is done to its end before a cancelled call puts things away",
+        GREENLETS,
+        "            cancelled = error\n",
+        "            raise error\n",
+        "test_greenlets.py",
+    ),
+    Mutant(
+        "a call whose loop is gone waits for nothing more",
+        GREENLETS,
+        "        if self._is_ending:\n            raise GeneratorExit\n",
+        "",
+        "test_greenlets.py",
+    ),
     Mutant(
         "a replaced object is written beside and renamed",
         LOCAL,
@@ -97,8 +148,8 @@ MUTANTS: Final = (
     Mutant(
         "an update on disk holds the lock while it compares and renames",
         LOCAL,
-        "            with self._locks.holding(key):\n                if condition",
-        "            with suppress():\n                if condition",
+        "            with self._locks.holding(key):\n                if condition.kind",
+        "            with suppress():\n                if condition.kind",
         "backends/test_local.py",
     ),
     Mutant(
@@ -165,6 +216,20 @@ MUTANTS: Final = (
         "backends/test_s3.py -k moto",
     ),
     Mutant(
+        "S3: a forked child of a process that had obstore loaded does not use it",
+        "backends/s3engine.py",
+        '    if was_inherited("obstore"):\n',
+        "    if False:\n",
+        "backends/test_s3_engines.py -k forked",
+    ),
+    Mutant(
+        "obstore: a reply goes by its status, and not by the type of the exception",
+        "backends/s3faults.py",
+        "    if reply is not None:\n",
+        "    if reply is not None and 'already exists' not in text:\n",
+        "backends/test_s3_engines.py -k 409",
+    ),
+    Mutant(
         "S3: a server that ignores conditions is found by a probe",
         S3,
         "        if verdict in EXACT:\n            return True\n",
@@ -195,7 +260,7 @@ MUTANTS: Final = (
     Mutant(
         "after a reply that was lost the object is read",
         CHUNKS,
-        "                current = self._read_back(key, failure)\n",
+        "                current = self._read_back(key, failure, condition)\n",
         "                raise failure from None\n",
         "store/test_lost_replies.py",
     ),
@@ -251,7 +316,7 @@ MUTANTS: Final = (
     Mutant(
         "the clock is later than all that was read",
         CHUNKS,
-        "        self._clock.saw(chunk.envelope.created_at)\n",
+        "        self._clock.saw(stored.chunk.envelope.created_at)\n",
         "",
         "test_chunks.py store/test_api.py faults/test_order.py",
     ),
@@ -272,8 +337,8 @@ MUTANTS: Final = (
     Mutant(
         "what a failed try read does not pass for what the caller saw",
         "writing.py",
-        "            self._origins.note(model, Origin(key, UNSEEN))\n",
-        "            pass\n",
+        "                    self._origins.note(write.model, Origin(write.change.chunk.key, UNSEEN))\n",
+        "                    pass\n",
         "faults/test_network.py",
     ),
     Mutant(
@@ -317,6 +382,146 @@ MUTANTS: Final = (
         "        process = os.getpid()\n",
         "        process = 0\n",
         "test_process.py",
+    ),
+    Mutant(
+        "packing: a chunk is removed in the version that the pack holds and in no other",
+        CHUNKS,
+        "            self.backend.delete(key, unchanged(version))\n",
+        "            self.backend.delete(key)\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: a pack takes the place of the one that it was made from and of no other",
+        COMPACTION,
+        "        condition = unchanged(old_version) if old_version else CREATE\n",
+        "        condition = unchanged(self._backend.get(key).version) if old_version else CREATE\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: what was written again after it was packed is not removed any more",
+        COMPACTION,
+        "                again = member.stays or member.version != members[key].version\n",
+        "                again = False\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: the header is marked before anything is removed",
+        CHUNKS,
+        "        while not stored.chunk.envelope.packed:\n",
+        "        while False:\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: a run must have ended",
+        CHUNKS,
+        "        check(stored)\n        while",
+        "        while",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: what a packer reads does not count as seen",
+        CHUNKS,
+        "                taken.append((self._decoded(key, blob), blob))\n",
+        "                taken.append((self._take(key, blob, self.known.get(key)), blob))\n",
+        "faults/test_lost_updates.py -k memory",
+    ),
+    Mutant(
+        "packing: the pack of a run that was deleted meanwhile is taken back",
+        COMPACTION,
+        "        self._require_that_it_stands(header, made)\n",
+        "",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: a deletion lists after it has marked the header",
+        "store.py",
+        "        missing = self._mark_deleted(header)\n",
+        "        before = self._rest_of(run_id)\n        missing = self._mark_deleted(header)\n        self._rest_of = lambda _run: before\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packing: the pack survives power loss before anything is removed",
+        COMPACTION,
+        "made.data, condition, barrier=True)",
+        "made.data, condition)",
+        "faults/test_failing_syscalls.py -k pack",
+    ),
+    Mutant(
+        "packs: what a writer made who knew nothing of the packed chunk is merged with that",
+        UNPACKING,
+        "        return stored._replace(chunk=_merged(packed, stored), merged=True)\n",
+        "        return stored\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: what such a writer made is brought back to its place by the next packer",
+        COMPACTION,
+        "            if stored.merged:\n",
+        "            if False:\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: a writer whose chunk was packed meanwhile goes on from there",
+        CHUNKS,
+        "                return self._packed_meanwhile(key, condition)\n",
+        "                return None\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: that of a deleted run is not the new one's",
+        UNPACKING,
+        "        return (self._known.founding(pack.run) or pack.founded) == pack.founded\n",
+        "        return True\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: a reader whose chunks went into a pack meanwhile asks once more",
+        CHUNKS,
+        "        if self._may_have_been_packed(run_id, listed, scan, pack):\n",
+        "        if False:\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: a listing that misses a chunk comes to the pack later",
+        "keys.py",
+        'PACK: Final = "whole.pack"\n',
+        'PACK: Final = "pack.whole"\n',
+        "store/test_compaction.py -k missing",
+    ),
+    Mutant(
+        "packs: a disk's names are taken before any version",
+        LOCAL,
+        "for entry in list(entries):",
+        "for entry in entries:",
+        f"{IN_PROCESS} and names",
+    ),
+    Mutant(
+        "packs: the newest one is asked for",
+        UNPACKING,
+        "        return held.pack if held is not None and version and held.version == version else self.fetch(run_id)\n",
+        "        return held.pack if held is not None else self.fetch(run_id)\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: the digest is checked",
+        PACKS,
+        " or view[len(_PREFIX) : _DIGEST_END] != _digest(view[_DIGEST_END:]):",
+        ":",
+        "test_packs.py",
+    ),
+    Mutant(
+        "packs: zstd unpacks no more than was announced",
+        PACKS,
+        "        if zstd.frame_content_size(packed) != size:\n            return None\n",
+        "",
+        "test_packs.py",
+    ),
+    Mutant(
+        "packs: gzip unpacks no more than was announced",
+        PACKS,
+        "unpacker.decompress(packed, size + 1)",
+        "unpacker.decompress(packed)",
+        "test_packs.py",
     ),
     Mutant(
         "a run id is escaped",

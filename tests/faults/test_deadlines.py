@@ -19,10 +19,12 @@ import chunkstore
 from chunkstore import BackendUnavailableError, ChunkedRunLogStore, WriteStateUnknownError
 from chunkstore.backends.probe import remember
 from fault_server import FOREVER, FaultServer, Rule, fault_server
-from places import between
+from places import between, engine
 from rigs import Tally
 
 pytest.importorskip("s3fs")
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 DEADLINE: Final = 2.0
 LATE: Final = DEADLINE + 1.0
@@ -58,6 +60,7 @@ def opened(url: str, bucket: str, *, probed: bool, folder: Path) -> ChunkedRunLo
         region="us-east-1",
         timeout_seconds=DEADLINE,
         lock_folder=str(folder),
+        engine=engine(),
     )
     if probed:
         backend: Any = store.backend

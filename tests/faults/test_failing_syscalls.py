@@ -19,11 +19,10 @@ from aftermath import (
     readable,
     sample,
 )
-from chunkstore.codec import decode
 from chunkstore.values import Content
 from rigs import Tally
 from tracing import Injection, Outcome, Stage, SystemCall, differing, promises_broken, stage, was_hit
-from writing_program import SCENARIOS, opened, staging
+from writing_program import SCENARIOS, contents, opened, staging
 
 FEW = 4
 ERRORS = ("EIO", "ENOSPC", "EACCES", "EMFILE", "ENOMEM", "EINTR")
@@ -79,8 +78,7 @@ def wrong_at_the_error(told: dict[str, Any], plan: Plan, number: int, point: Sys
 
 def stood(told: dict[str, Any]) -> dict[str, Content]:
     """The chunks at that moment, none of them damaged."""
-    found = told["files"].items()
-    return {key: decode(data.encode("latin-1"), key).content for key, data in found if "/." not in key}
+    return contents({key: data.encode("latin-1") for key, data in told["files"].items() if "/." not in key})
 
 
 def wrong_leftovers(names: list[str], point: SystemCall) -> list[str]:

@@ -325,6 +325,40 @@ def run_log_as_branch_kept(store: ChunkedRunLogStore, run_id: str, count: int, _
     assert set(found.steps) == {"a", "m"}
 
 
+# compact
+
+
+def packing(store: ChunkedRunLogStore, run_id: str, me: int, count: int) -> None:
+    """All change one step and make the same new ones, in turn held and by a process that knows the run alone; all pack."""
+    store.update_run_log_status(run_id, "SUCCESS")
+    held, late = store.get_step_log("a", run_id), again(store)
+    late.get_run_config(run_id)
+    for number in range(count):
+        name = f"{me} {number}"
+        grow_step(held, name, number)
+        store.add_step_log(held, run_id)
+        step = StepLog(name=f"new {number}", internal_name=f"new {number}", attempts=[StepAttempt(message=f"{me}")])
+        setattr(step, f"field {me}", me)
+        (late if number % 2 else store).add_step_log(step, run_id)
+        store.add_step_log(StepLog(name=name, internal_name=f"m.x.{name}"), run_id)
+        if number % WRITERS == me:
+            store.compact(run_id)
+
+
+def packing_kept(store: ChunkedRunLogStore, run_id: str, count: int, _: list[Any]) -> None:
+    for _round in range(2):
+        found = store.get_run_log_by_id(run_id)
+        whole(found.steps["a"], count)
+        for number in range(count):
+            step = found.steps[f"new {number}"]
+            assert extra(step) == {f"field {me}": me for me in range(WRITERS)}
+            assert sorted(attempt.message for attempt in step.attempts) == [f"{me}" for me in range(WRITERS)]
+        assert set(found.steps["m"].branches["m.x"].steps) == {f"m.x.{name}" for name in everyones(count)}
+        store.compact(run_id)
+        assert again(store).get_step_log("a", run_id) == found.steps["a"]
+        step_created_kept(again(store), run_id, count, [])
+
+
 # create_run_log, delete_run_log
 
 
@@ -390,6 +424,7 @@ RACES: Final[Mapping[str, Race]] = {
     "the job": Race("add_job_log", job, job_kept),
     "whole runs in hand": Race("put_run_log", whole_run_held, whole_run_kept),
     "a stale run log against all": Race("put_run_log", stale_against_all, stale_against_all_kept),
+    "packing": Race("compact", packing, packing_kept),
     "creating": Race("create_run_log", create, create_kept),
     "deleting": Race("delete_run_log", delete, delete_kept),
 }
@@ -454,8 +489,12 @@ ARGUMENTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "get_run_log_by_id": ("r",),
     "read_run_log": ("r",),
     "follow": ("r",),
+    "iter_chunks": ("r",),
     "get_run_logs": (),
     "list_run_ids": (),
+    "iter_run_ids": (),
+    "iter_run_logs": (),
+    "find_runs": (),
     "get_run_config": ("r",),
     "get_parameters": ("r",),
     "get_parameter": ("r", "first"),
@@ -471,13 +510,16 @@ ARGUMENTS: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 """The calls that change nothing, and how to make them."""
 
+INDEXING: Final = {"reindex"}
+"""Changes no run; it is raced in `test_index_interleavings` and `test_index_kills`."""
+
 
 def public_calls() -> set[str]:
     return {name for name, _ in inspect.getmembers(ChunkedRunLogStore, callable) if not name.startswith("_")}
 
 
 def test_every_call_either_is_raced_or_changes_nothing() -> None:
-    assert public_calls() == {race.call for race in RACES.values()} | set(ARGUMENTS)
+    assert public_calls() == {race.call for race in RACES.values()} | set(ARGUMENTS) | INDEXING
 
 
 @pytest.mark.parametrize("call", ARGUMENTS)

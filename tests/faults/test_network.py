@@ -26,20 +26,23 @@ from chunkstore import (
     RunLogNotFoundError,
     StepLog,
     WriteStateUnknownError,
+    packs,
 )
 from chunkstore.backends import FOUND, Backend
 from chunkstore.backends.probe import remember
 from chunkstore.chunks import Change
-from chunkstore.keys import header
+from chunkstore.keys import PACK, header, stays_loose
 from chunkstore.store import StoreSettings
 from chunkstore.values import Content, decode, encode
 from fault_server import FAULTS, FOREVER, FaultServer, Rule, Seen, fault_server
-from places import at_once, between, in_bucket, memory
+from places import again, at_once, between, in_bucket, memory
 from rigs import Tally
 from servers import S3Server
 from tcp_faults import TcpFaults
 
 pytest.importorskip("s3fs")
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 PREFIX: Final = "some/runs/"
 SECONDS: Final = 2.0
@@ -91,7 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def backend_on(server: S3Server, folder: Path, **settings: Any) -> Any:
     """A backend on a new bucket whose probe is already answered: its requests are not the operation's."""
     backend: Any = in_bucket(server, folder, **settings)
-    remember(backend.settings.root, "cas")
+    remember(backend.settings.root, "all")
     return backend
 
 
@@ -136,6 +139,20 @@ def whole_run(store: Store) -> Any:
     return run_log
 
 
+def run_that_ended(store: Store) -> None:
+    store.update_run_log_status("r", "SUCCESS")
+
+
+def packed_step(store: Store) -> StepLog:
+    run_that_ended(store)
+    store.compact("r")
+    return with_another_attempt(store)
+
+
+def _nothing(_report: Any) -> None:
+    """What it says of bytes is never the same twice."""
+
+
 def job(store: Store) -> Any:
     job = store.create_job_log()
     job.status = "SUCCESS"
@@ -170,6 +187,14 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "add a job": Operation(lambda store, job: store.add_job_log("r", job), job),
     "put a whole run": Operation(lambda store, run_log: store.put_run_log(run_log), whole_run),
     "delete a run": Operation(lambda store, _: store.delete_run_log("r"), again=(RunLogNotFoundError,)),
+    "pack a run": Operation(lambda store, _: _nothing(store.compact("r")), run_that_ended),
+    "change a packed step": Operation(lambda store, step: store.add_step_log(step, "r"), packed_step),
+    "read a packed run": Operation(
+        lambda store, _: dumped(again(store).get_run_log_by_id("r")), packed_step, writes=False
+    ),
+    "get a packed step": Operation(
+        lambda store, _: dumped(again(store).get_step_log("known", "r")), packed_step, writes=False
+    ),
     "get parameters": read(lambda store, _: dict(store.get_parameters("r"))),
     "get a step": read(lambda store, _: dumped(store.get_step_log("known", "r"))),
     "get a job": read(lambda store, _: dumped(store.get_job_log("r"))),
@@ -212,11 +237,18 @@ def everything(backend: Backend) -> dict[str, bytes]:
 
 
 def bodies(objects: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the chunks say, without our own facts: those name sessions and times."""
+    """What the chunks say, loose or packed, without our own facts: those name sessions and times."""
     return {
         key: {name: value for name, value in json.loads(data).items() if name != "_chunkstore"}
-        for key, data in objects.items()
+        for key, data in {**packed_in(objects), **objects}.items()
+        if not key.endswith(PACK)
     }
+
+
+def packed_in(objects: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What packs show where it does not stand loose."""
+    whole = [packs.decode(data, key) for key, data in objects.items() if key.endswith(PACK)]
+    return {key: pack.data_of(key) for pack in whole for key in pack.members if not stays_loose(key)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +271,7 @@ class Rig:
         }
         self.before = baseline()
         for backend in self.backends.values():
+            backend._server._run(backend._server.engine.opened())
             list(backend.folders())  # the first request takes longer than the short deadline, where many begin
 
     def ready(self, *, hangs: bool = False) -> tuple[Store, str]:

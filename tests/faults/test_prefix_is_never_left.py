@@ -93,6 +93,9 @@ OF_A_RUN: dict[str, Call] = {
     "add_branch_log": lambda store, name: store.add_branch_log(BranchLog(internal_name="b"), name),
     "get_job_log": lambda store, name: store.get_job_log(name),
     "add_job_log": lambda store, name: store.add_job_log(name, store.create_job_log()),
+    "iter_chunks": lambda store, name: list(store.iter_chunks(name)),
+    "follow": lambda store, name: next(store.follow(name)),
+    "compact": lambda store, name: store.compact(name),
     "delete_run_log": lambda store, name: store.delete_run_log(name),
 }
 
@@ -121,6 +124,7 @@ def test_every_call_that_takes_a_name_is_here() -> None:
         "get_summary",
         "close",
         "list_run_ids",
+        *("iter_run_ids", "iter_run_logs", "find_runs", "reindex"),
     }
     others |= {"create_step_log", "create_branch_log", "create_job_log"}
     others |= {"create_attempt_log", "create_code_identity", "create_data_catalog"}

@@ -17,6 +17,8 @@ from rigs import Tally
 
 pytest.importorskip("s3fs")
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 MOST_REQUESTS: Final = 8
 FALSEHOODS: Final = {"empty_200", "page_200", "page_200_false", "412_false"}
 """A server that says what is not so cannot be told from one that does it."""

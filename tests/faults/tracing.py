@@ -26,7 +26,7 @@ from writing_program import DURABILITIES, GATE, Scenario
 
 _CALL: Final = re.compile(r"^(\w+)\((.*?)(?:\) += (.*)| <unfinished \.\.\.>)?$")
 _PATH: Final = re.compile(r'"((?:[^"\\]|\\.)*)"|<([^<>]*)>')
-_OWN_NAME: Final = re.compile(r"\.t-[0-9a-f]+-\d+-\d+|#\d+")
+_OWN_NAME: Final = re.compile(r"\.t-[0-9a-f]+-\d+-\d+|#\d+|doubt\.[0-9a-f]+-\d+")
 _REPORT: Final = "report"
 
 

@@ -25,8 +25,10 @@ from chunkstore import (
     RunLogNotFoundError,
     StoreSettings,
     keys,
+    packs,
 )
 from chunkstore.backends import ANY, FOUND, Backend
+from chunkstore.errors import ObjectNotFoundError
 from chunkstore.testing import Fault, FlakyBackend
 from chunkstore.testing import store_machine as shipped
 from chunkstore.testing.store_machine import (
@@ -224,6 +226,7 @@ class WholeApiMachine(StoreMachine):
     ) -> None:
         run_id = self._run(which)
         listed = sorted(entry.key for entry in self.backend.list(keys.prefix_of_run(run_id)))
+        listed = [key for key in listed if not self._is_packed(run_id, key)]
         run = self.runs[run_id]
         parents = [keys.key_of(keys.step(run_id, name)) for name, step in steps_of(run) if step["branches"]]
         parents += [
@@ -231,6 +234,7 @@ class WholeApiMachine(StoreMachine):
             for name, _ in branches_of(run)
             if has_children(run, ("branch", name))
         ]
+        parents = [key for key in parents if key in listed]
         key = shipped.pick(parents if gone and parents else listed, where)
         data = self.backend.get(key).data
         damaged = data[: at % len(data)] + bytes([data[at % len(data)] ^ 1]) + data[at % len(data) + 1 :]
@@ -244,6 +248,13 @@ class WholeApiMachine(StoreMachine):
                 self._check_damage(process, run_id, key, place_of(data), gone)
         self.backend.put(key, data, FOUND if gone else ANY)
         self.touched.add(run_id)
+
+    def _is_packed(self, run_id: str, key: str) -> bool:
+        """Whether it is the pack, or a chunk that the pack would still show, as it was, were it taken away."""
+        with suppress(ObjectNotFoundError):
+            pack = packs.decode(self.backend.get(keys.pack(run_id)).data, keys.pack(run_id))
+            return key == keys.pack(run_id) or (key in pack.members and not keys.stays_loose(key))
+        return False
 
     def _check_damage(self, process: Process, run_id: str, key: str, lost: Place, gone: bool) -> None:
         """That chunk is reported and nothing else; all others are read."""

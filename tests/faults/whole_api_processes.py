@@ -201,7 +201,7 @@ def _done(what: str, arguments: list[Any], homes: dict[int, Home]) -> object:
     result = getattr(home.store, name)(*(_kept(one, home.kept) for one in sent), **keywords)
     if isinstance(result, BaseModel):
         home.kept[mine] = result
-    return result
+    return list(result) if isinstance(result, Iterator) else result
 
 
 class _PausedError(Exception):

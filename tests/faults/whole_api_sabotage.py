@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from chunkstore import assembly, chunks, clock, codec, known, reading, store, writing
+from chunkstore import assembly, chunks, clock, codec, known, queries, reading, writing
 from chunkstore.errors import BackendUnavailableError, ObjectNotFoundError
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -69,7 +69,7 @@ def delete_forgets_to_mark(patch: pytest.MonkeyPatch) -> None:
 
 def the_order_is_by_name(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reading, "age", lambda stored: stored.key)
-    patch.setattr(store, "age", lambda stored: stored.key)
+    patch.setattr(queries._Search, "candidates", lambda _, found, *rest: sorted(found, key=lambda one: one.run_id))
 
 
 def the_clock_ignores_what_was_read(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chunkstore import BranchLog, ChunkedRunLogStore, ChunkStoreError, NotFoundError, RunLog, StepLog
+from chunkstore import BranchLog, ChunkedRunLogStore, ChunkStoreError, NotFoundError, RunLog, StepLog, keys, packs
 from chunkstore.backends.local import LocalBackend
 from chunkstore.codec import decode
 from chunkstore.values import Content
@@ -185,6 +185,22 @@ def _deep(store: Store) -> None:
     store.add_branch_log(_branch(), "r")
 
 
+def _ended(store: Store) -> None:
+    _deep(store)
+    store.update_run_log_status("r", "SUCCESS")
+
+
+def _packed_and_changed(store: Store) -> None:
+    _ended(store)
+    store.compact("r")
+    store.add_step_log(_step("a", message="late"), "r")
+    store.add_step_log(_step("b"), "r")
+
+
+def _pack(store: Store) -> list[Call]:
+    return [lambda: store.compact("r")]
+
+
 def _others_configuration(store: Store) -> None:
     store.set_run_config("r", {"theirs": 1})
 
@@ -219,6 +235,10 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "put a run": Scenario(_put_run, _filled),
     "put an ended run": Scenario(_put_ended_run, _filled, barriers=FIRST),
     "put a new run": Scenario(_put_new_run, _other_run),
+    "pack a run": Scenario(_pack, _ended, barriers=FIRST),
+    "pack a run again": Scenario(_pack, _packed_and_changed, barriers=FIRST),
+    "rewrite a packed step": Scenario(_rewrite_step, lambda store: (_ended(store), store.compact("r"))),
+    "delete a packed run": Scenario(_delete, _packed_and_changed),
     "delete a run": Scenario(_delete, _filled, litter=True),
     "delete a deep run that was not read": Scenario(_delete_unread, _deep),
 }
@@ -246,9 +266,19 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def chunks(root: Path) -> Chunks:
-    """All chunks of a place, read past the store; fails where one is damaged."""
-    found = [(path.relative_to(root).as_posix(), path.read_bytes()) for path in files(root) if path.name[0] != "."]
-    return {key: decode(data, key).content for key, data in found}
+    """All chunks of a place, read past the store, those in packs too; fails where one is damaged."""
+    return contents(
+        {path.relative_to(root).as_posix(): path.read_bytes() for path in files(root) if path.name[0] != "."}
+    )
+
+
+def contents(found: Mapping[str, bytes]) -> Chunks:
+    """What these objects say: chunks, and packs for what is not loose."""
+    of_runs = {key: data for key, data in found.items() if not key.startswith(".index/")}
+    loose = {key: data for key, data in of_runs.items() if not key.endswith(f"/{keys.PACK}")}
+    whole = [packs.decode(data, key) for key, data in of_runs.items() if key not in loose]
+    packed = {key: pack.data_of(key) for pack in whole for key in pack.members if not keys.stays_loose(key)}
+    return {key: decode(data, key).content for key, data in {**packed, **loose}.items()}
 
 
 def staging(root: Path) -> list[str]:

@@ -20,6 +20,7 @@ from chunkstore import (
 )
 from chunkstore.backends import ANY, Backend, Blob, Condition
 from chunkstore.backends.local import LocalBackend
+from chunkstore.backends.memory import MemoryBackend
 from chunkstore.known import KnownChunks
 from chunkstore.testing import CountingBackend
 from places import again, place
@@ -350,3 +351,22 @@ def test_a_run_whose_folder_vanished_is_not_made_anew(tmp_path: Path) -> None:
 
 def hold_nothing() -> dict[str, Any]:
     return {}
+
+
+def test_who_met_only_the_damaged_header_of_a_run_writes_nothing_for_the_next_of_its_id() -> None:
+    backend = MemoryBackend("only the damaged header")
+    store = ChunkedRunLogStore(backend)
+    store.create_run_log("r", tag="old")
+    header = backend.get("r/run.json").data
+    backend.put("r/run.json", header[:-1], ANY)
+    other = again(store)
+    assert other.read_run_log("r").run_log.tag == ""
+    backend.put("r/run.json", header, ANY)
+    store.delete_run_log("r")
+    with pytest.raises(RunLogNotFoundError):
+        other.add_step_log(StepLog(name="late", internal_name="late"), "r")
+    with pytest.raises(RunLogNotFoundError):
+        other.set_parameters("r", {"late": 1})
+    store.create_run_log("r", tag="new")
+    reading = again(store).read_run_log("r")
+    assert (reading.findings, reading.run_log.steps, reading.run_log.parameters) == ((), {}, {})

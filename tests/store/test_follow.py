@@ -178,3 +178,74 @@ def test_beside_a_writing_process_every_step_is_seen_and_seen_done(
                 news += [change.name] if change.sort == "new" else []
     assert last == {f"s {number}": "done" for number in range(count)}
     assert len(news) == len(set(news)) == count
+
+
+# Chunk by chunk.
+
+
+def test_a_run_is_streamed_each_chunk_once_and_the_header_first(store: ChunkedRunLogStore) -> None:
+    store.set_parameters("r", {"p": 1})
+    for number in range(3):
+        add_step(store, f"s {number}", "done")
+    found = list(again(store).iter_chunks("r"))
+    assert found[0].kind == "run"
+    assert sorted(told(iter(found[1:]))) == [
+        ("new", "parameter", "p"),
+        *(("new", "step", f"s {number}") for number in range(3)),
+    ]
+
+
+def test_who_takes_the_first_chunks_of_a_stream_reads_a_thousand_and_no_more(store: ChunkedRunLogStore) -> None:
+    store.set_parameters("r", {f"p {number}": number for number in range(2_500)})
+    backend = CountingBackend(store.backend)
+    stream = ChunkedRunLogStore(backend, settings=StoreSettings(known_bytes=1)).iter_chunks("r")
+    assert [next(stream).kind for _ in range(3)] == ["run", "parameter", "parameter"]
+    assert backend.by_verb == {"list": 3, "get_many": 1_000}
+    assert len(list(stream)) == 2_501 - 3
+    assert backend.by_verb == {"list": 3, "get_many": 2_501}
+
+
+def test_a_packed_run_is_streamed_out_of_its_pack(store: ChunkedRunLogStore) -> None:
+    add_step(store, "a", "packed")
+    store.update_run_log_status("r", "SUCCESS")
+    store.compact("r")
+    add_step(again(store), "late")
+    reader = ChunkedRunLogStore(CountingBackend(store.backend))
+    assert sorted(told(reader.iter_chunks("r"))) == [("new", "run", ""), ("new", "step", "a"), ("new", "step", "late")]
+    assert reader.backend.by_verb == {"list": 1, "get": 1, "get_many": 1}  # type: ignore[attr-defined]
+
+
+def test_what_is_damaged_is_told_in_a_stream_and_a_run_that_is_not_there_is_none(store: ChunkedRunLogStore) -> None:
+    add_step(store, "a")
+    store.backend.put("r/step.a.json", b"{", ANY)
+    assert ("damaged", "step", "a") in told(again(store).iter_chunks("r"))
+    with pytest.raises(RunLogNotFoundError):
+        list(store.iter_chunks("nowhere"))
+
+
+def test_a_pack_that_goes_in_while_a_run_is_followed_changes_nothing_of_its_steps(store: ChunkedRunLogStore) -> None:
+    add_step(store, "a")
+    add_step(store, "b")
+
+    def end_and_pack() -> None:
+        store.update_run_log_status("r", "SUCCESS")
+        store.compact("r")
+
+    follower = following(store, [end_and_pack, lambda: add_step(again(store), "late")])
+    seen = told(follower.follow("r"))
+    assert [one for one in seen if one[1] == "step"] == [
+        ("new", "step", "a"),
+        ("new", "step", "b"),
+        ("new", "step", "late"),
+    ]
+
+
+def test_a_damaged_pack_is_told(store: ChunkedRunLogStore) -> None:
+    add_step(store, "a")
+    store.update_run_log_status("r", "SUCCESS")
+    store.compact("r", remove="never")
+    store.backend.put("r/whole.pack", b"{", ANY)
+    for changes in (again(store).iter_chunks("r"), following(store, []).follow("r")):
+        seen = told(changes)
+        assert ("damaged", "pack", "") in seen
+        assert ("new", "step", "a") in seen

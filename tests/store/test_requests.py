@@ -17,6 +17,7 @@ from chunkstore import (
     BranchLog,
     BranchLogNotFoundError,
     ChunkedRunLogStore,
+    InvalidInputError,
     JobLogNotFoundError,
     ParameterNotFoundError,
     RunLog,
@@ -218,6 +219,20 @@ def put_back(scene: Scene, **changes: object) -> None:
     scene.other.put_run_log(scene.kept["run"])
 
 
+def packed(scene: Scene) -> None:
+    """The full run, packed by another process, and nothing loose that need not be; nobody here has read it since."""
+    full_run(scene)
+    ChunkedRunLogStore(scene.store.backend).compact(scene.run, remove="always")
+
+
+def packed_and_read(scene: Scene) -> None:
+    packed(scene)
+    scene.kept["step"] = scene.other.get_step_log("map", scene.run)
+
+
+LOOSE = 1 + 5 + 2
+"""What of the full run is never packed away: header and parameters."""
+
 MISSING = "no such run"
 
 # fmt: off  one row a line
@@ -285,7 +300,7 @@ TABLE = [
         "add_step_log",
         "its branch was looked for in vain",
         lambda s: s.store.add_step_log(s.store.create_step_log("t", "map.x.t"), s.run),
-        {"read": 1},
+        {"read": 2},
         missed_branch,
         BranchLogNotFoundError,
     ),
@@ -308,7 +323,7 @@ TABLE = [
         "get_step_log",
         "missing in a known run",
         lambda s: s.store.get_step_log("a", s.run),
-        {"read": 1},
+        {"read": 2},
         error=StepLogNotFoundError,
     ),
     Row(
@@ -355,7 +370,7 @@ TABLE = [
         read_full_run,
     ),
     Row("get_branch_log", "there", lambda s: s.store.get_branch_log("map.x", s.run), {"read": 1}, known_branch),
-    Row("get_branch_log", "missing in a known run", missed_branch, {"read": 1}),
+    Row("get_branch_log", "missing in a known run", missed_branch, {"read": 2}),
     Row(
         "get_branch_log",
         "no such run",
@@ -450,7 +465,7 @@ TABLE = [
         "get_parameters",
         "no such branch",
         lambda s: s.store.get_parameters(s.run, "map.x"),
-        {"list": 1, "read": 1},
+        {"list": 1, "read": 2},
         error=BranchLogNotFoundError,
     ),
     Row(
@@ -544,7 +559,7 @@ TABLE = [
     Row("add_job_log", "new", with_job, {"write": 2}),
     Row("add_job_log", "in a run that is not known", lambda s: with_job(s, "other"), {"read": 1, "write": 2}),
     Row("get_job_log", "there", lambda s: s.store.get_job_log(s.run), {"read": 1}, with_job),
-    Row("get_job_log", "missing", lambda s: s.store.get_job_log(s.run), {"read": 1}, error=JobLogNotFoundError),
+    Row("get_job_log", "missing", lambda s: s.store.get_job_log(s.run), {"read": 2}, error=JobLogNotFoundError),
     # Whole runs
     Row(
         "get_run_log_by_id",
@@ -645,6 +660,92 @@ TABLE = [
         {"list": 1, "read": 1},
         error=RunLogNotFoundError,
     ),
+    # Packs
+    Row(
+        "compact",
+        "a run that ended",
+        lambda s: s.store.compact(s.run, remove="never"),
+        {"list": 1, "read": 1 + FULL_RUN + 1, "write": 2},
+        full_run,
+    ),
+    Row(
+        "compact",
+        "again, by another process",
+        lambda s: s.other.compact(s.run),
+        {"list": 1, "read": 1 + 1 + LOOSE + 1},
+        packed,
+    ),
+    Row("compact", "a run that has not ended", lambda s: s.store.compact(s.run), {"read": 1}, error=InvalidInputError),
+    Row("compact", "no such run", lambda s: s.store.compact(MISSING), {"read": 1}, error=RunLogNotFoundError),
+    Row("get_run_log_by_id", "packed", lambda s: s.other.get_run_log_by_id(s.run), {"list": 1, "read": 1}, packed),
+    Row(
+        "get_run_log_by_id",
+        "packed, and nothing removed",
+        lambda s: s.other.get_run_log_by_id(s.run),
+        {"list": 1, "read": 1},
+        lambda s: (full_run(s), s.store.compact(s.run, remove="never")),
+    ),
+    Row(
+        "get_run_log_by_id",
+        "packed, again",
+        lambda s: s.other.get_run_log_by_id(s.run),
+        {"list": 1},
+        lambda s: (packed(s), s.other.get_run_log_by_id(s.run)),
+    ),
+    Row(
+        "get_run_log_by_id",
+        "packed, one chunk changed since",
+        lambda s: s.other.get_run_log_by_id(s.run),
+        {"list": 1, "read": 2},
+        lambda s: (packed(s), updated(s, s.store.get_step_log("map", s.run))),
+    ),
+    Row(
+        "get_run_log_by_id",
+        "packed, without steps",
+        lambda s: s.other.get_run_log_by_id(s.run, full=False),
+        {"list": 1, "read": 2 + 1 + 5},
+        packed,
+    ),
+    Row("get_step_log", "packed", lambda s: s.other.get_step_log("map", s.run), {"read": 1 + 1 + 1}, packed),
+    Row(
+        "get_step_log",
+        "packed, another of that run",
+        lambda s: s.other.get_step_log("map.1.5.train", s.run),
+        {"read": 1, "list": 1},
+        packed_and_read,
+    ),
+    Row(
+        "get_step_log",
+        "missing in a packed run",
+        lambda s: s.other.get_step_log("a", s.run),
+        {"read": 1, "list": 1},
+        packed_and_read,
+        StepLogNotFoundError,
+    ),
+    Row("get_branch_log", "packed", lambda s: s.other.get_branch_log("map.1.5", s.run), {"read": 3}, packed),
+    Row("get_job_log", "packed", lambda s: s.other.get_job_log(s.run), {"read": 3}, packed),
+    Row(
+        "add_step_log",
+        "packed, read and changed",
+        lambda s: s.other.add_step_log(s.kept["step"].model_copy(update={"status": "FAIL"}), s.run),
+        {"write": 1},
+        packed_and_read,
+    ),
+    Row(
+        "add_step_log",
+        "packed, in a run that is not known",
+        lambda s: s.other.add_step_log(s.step("map").model_copy(update={"status": "FAIL"}), s.run),
+        {"read": 1 + 1, "write": 1},
+        packed,
+    ),
+    Row("get_parameters", "packed", lambda s: s.other.get_parameters(s.run), {"list": 1, "read": 5}, packed),
+    Row(
+        "delete_run_log",
+        "packed",
+        lambda s: s.other.delete_run_log(s.run),
+        {"list": 1, "read": 1, "write": 2, "delete": LOOSE + 1},
+        packed,
+    ),
     # Nothing is asked
     Row("create_step_log", "always", lambda s: s.store.create_step_log("a", "a"), {}),
     Row("create_branch_log", "always", lambda s: s.store.create_branch_log("a.b", {"x": 1}), {}),
@@ -653,6 +754,7 @@ TABLE = [
     Row("create_code_identity", "always", lambda s: s.store.create_code_identity(), {}),
     Row("create_data_catalog", "always", lambda s: s.store.create_data_catalog("a"), {}),
     Row("get_summary", "always", lambda s: s.store.get_summary(), {}),
+    Row("iter_chunks", "always", lambda s: list(s.other.iter_chunks(s.run)), {"list": 1, "read": FULL_RUN}, full_run),
     Row("follow", "the first look", first_look, {"list": 1, "read": FULL_RUN}, full_run),
     Row(
         "get_run_log_by_id",
@@ -689,6 +791,33 @@ OF_THE_INDEX = {"find_runs", "iter_run_logs", "reindex"}
 """Their cost depends on all runs of a place: see `test_index_requests`."""
 
 
+def test_what_is_packed_is_removed_by_one_request_each() -> None:
+    counted = in_memory()
+    store = ChunkedRunLogStore(counted.backend)
+    scene = Scene("r", store, ChunkedRunLogStore(counted.backend))
+    store.create_run_log("r")
+    full_run(scene)
+    counted.forget()
+    store.compact("r")
+    assert counted.asked() == {"list": 1, "read": 1 + FULL_RUN + 1, "write": 2, "delete": FULL_RUN - LOOSE}
+
+
+def test_the_pack_of_a_run_that_is_known_to_be_packed_is_asked_for_beside_the_listing() -> None:
+    inner = memory()
+    store = ChunkedRunLogStore(inner)
+    store.create_run_log("r")
+    store.add_step_log(store.create_step_log("a", "a"), "r")
+    store.update_run_log_status("r", "SUCCESS")
+    store.compact("r")
+    both = threading.Barrier(2)
+    waits: list[Callable[[], object]] = [lambda: None]
+    other = ChunkedRunLogStore(SlowBackend(inner, 1.0, lambda _latency: waits[0](), concurrency=2))
+    assert [run.run_id for run in other.get_run_logs()] == ["r"]  # its header says that it is packed
+    waits[0] = lambda: both.wait(10)
+    assert list(other.get_run_log_by_id("r").steps) == ["a"]
+    assert not both.broken
+
+
 def test_all_runs_cost_two_listings_and_one_read_each() -> None:
     counted = in_memory()
     store = ChunkedRunLogStore(counted.backend)
@@ -722,10 +851,13 @@ def test_many_chunks_of_one_call_are_under_way_at_the_same_time(sort: str) -> No
     count = 16
     everybody = threading.Barrier(count)
     inner = memory()
-    ChunkedRunLogStore(inner).create_run_log("r")
+    first = ChunkedRunLogStore(inner)
+    first.create_run_log("r")
     slow = SlowBackend(inner, 1.0, lambda _latency: everybody.wait(10), concurrency=count)
     store = ChunkedRunLogStore(slow)
-    store._chunks.known.found("r")  # so that only the writes wait for each other
+    store._chunks.known.found(
+        "r", first._chunks.known.founding("r") or ""
+    )  # so that only the writes wait for each other
     if sort == "parameters":
         store.set_parameters("r", {f"p{number}": number for number in range(count)})
         assert len(ChunkedRunLogStore(inner).get_parameters("r")) == count
