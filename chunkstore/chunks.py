@@ -766,16 +766,19 @@ class Chunks:
             if self._is_atomic():
                 raise
         except ObjectNotFoundError:
-            if not self._was_there(key) or self._is_atomic():
+            if not self._may_be_there(key) or self._is_atomic():
                 raise
         return self._read_again(key)
 
-    def _was_there(self, key: str) -> bool:
-        """Whether this process has met the object, so that it may be being replaced, and not missing."""
+    def _may_be_there(self, key: str) -> bool:
+        """Whether the object may be being replaced, and not missing: this process has met it, or it is a header.
+
+        A header that is missing means that there is no run, and all writers replace it: also who never met the run must not be told so.
+        """
         if key in self.known:
             return True
         chunk = keys.parse(key)
-        return chunk is not None and chunk.kind is keys.Kind.HEADER and self.known.founding(chunk.run_id) is not None
+        return chunk is not None and chunk.kind is keys.Kind.HEADER
 
     def _read_again(self, key: str) -> Stored:
         """Reads an object that was half there, on a place where replacing is not atomic."""

@@ -266,11 +266,23 @@ def test_an_object_that_was_there_is_looked_for_again_where_replacing_is_not_ato
     assert number_of(reader.read(HEADER).chunk.content) == 0
 
 
-def test_an_object_that_was_never_met_is_missing_at_once(chunks: Chunks, counting: CountingBackend) -> None:
-    backend = AwayForAMoment(counting.inner, 1)
+def test_a_header_that_was_never_met_is_looked_for_again_too_as_without_it_there_is_no_run(
+    chunks: Chunks, counting: CountingBackend
+) -> None:
+    backend = AwayForAMoment(counting.inner, 2)
+    reader = Chunks(backend, timing=Timing(sleep=lambda _seconds: None))
+    assert number_of(reader.read(HEADER).chunk.content) == 0
+
+
+def test_any_other_object_that_was_never_met_is_missing_at_once(chunks: Chunks, counting: CountingBackend) -> None:
+    chunks.change(Change(keys.step("r", "a"), lambda content: content, Content(b"{}")))
+    backend = AwayForAMoment(counting.inner, 0)
+    reader = Chunks(backend, timing=Timing(sleep=lambda _seconds: None))
+    reader.read(HEADER)
+    backend.halves = 1
     with pytest.raises(ObjectNotFoundError):
-        Chunks(backend).read(HEADER)
-    assert backend.halves == 0
+        reader.read(keys.step("r", "a"))
+    assert backend.halves <= 0
 
 
 def test_an_object_that_stays_half_is_damage(chunks: Chunks, counting: CountingBackend) -> None:

@@ -8,12 +8,12 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from chunkstore import ChunkedRunLogStore, RunLogNotFoundError, keys
+from chunkstore import ChunkedRunLogStore, keys
 from chunkstore.backends.memory import MemoryBackend
 from places import again, finish, memory, place, start
 
@@ -35,17 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkedRunLogStore:
     return made
 
 
-def met(store: ChunkedRunLogStore) -> None:
-    """Reads the header, which others are replacing: where puts are not atomic, and say so, it may be missing for a moment."""
-    for _ in () if store.backend.guarantees.atomic else range(20):
-        with suppress(RunLogNotFoundError):
-            store.get_run_config("r")
-            return
-    store.get_run_config("r")
-
-
 def work(store: ChunkedRunLogStore, me: int) -> int:
-    met(store)
     store.set_parameters("r", {f"a {me}": me, f"b {me}": me})
     store.add_step_log(store.create_step_log(f"s {me}", f"s {me}"), "r")
     store.set_run_config("r", {f"c {me}": me})
