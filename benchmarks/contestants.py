@@ -266,7 +266,8 @@ class OptunaJournal:
     def add_step(self, run: str, step: Mapping[str, Any]) -> None:
         name = step["internal_name"]
         storage, _ = self._open(run)
-        trial = self._trials.get((run, name)) or self._trials.get((run, name.rpartition(".")[0]))
+        # A trial's id may be 0.
+        trial = self._trials.get((run, name), self._trials.get((run, name.rpartition(".")[0])))
         if trial is None:
             self._new_trial(run, name, {f"step {name}": step})
         else:
