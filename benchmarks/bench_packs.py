@@ -11,7 +11,7 @@ from typing import Any, Final
 import harness
 import s3contestants
 import sample
-from harness import Place, Samples
+from harness import Place, Results, Samples
 
 import chunkstore
 from chunkstore import ChunkedRunLogStore, RunLog
@@ -109,7 +109,7 @@ def print_sizes(done: dict[str, chunkstore.Compaction | None], took: float) -> N
     print(f"writing the three runs and packing two of them took {took:.1f} s")
 
 
-def bench_local(place: Place, size: Size) -> None:
+def bench_local(place: Place, size: Size, results: Results) -> None:
     def opened() -> ChunkedRunLogStore:
         return chunkstore.open(place.folder, durability="process")
 
@@ -118,10 +118,10 @@ def bench_local(place: Place, size: Size) -> None:
     print()
     print_sizes(done, time.perf_counter() - began)
     rows = list(measured(opened, size.rounds, size.local, lambda: "-"))
-    harness.print_table(f"{place.name}, run of {size.local:,} root steps, milliseconds", HEAD, rows)
+    results.table(f"{place.name}, run of {size.local:,} root steps, milliseconds", HEAD, rows)
 
 
-def bench_s3(server: Any, size: Size) -> None:
+def bench_s3(server: Any, size: Size, results: Results) -> None:
     bucket = server.new_bucket()
     began = time.perf_counter()
     done = stored(s3contestants.ChunkstoreS3(server, bucket).store, size.s3)
@@ -141,7 +141,7 @@ def bench_s3(server: Any, size: Size) -> None:
 
             rows = list(measured(opened, size.s3_rounds, size.s3, requests))
             link = f"+ {latency * 1000:.0f} ms" if latency else "plain"
-            harness.print_table(f"S3 by {server.name}, {link}, run of {size.s3:,} root steps, milliseconds", HEAD, rows)
+            results.table(f"S3 by {server.name}, {link}, run of {size.s3:,} root steps, milliseconds", HEAD, rows)
 
 
 NOTES: Final = (
@@ -156,23 +156,7 @@ NOTES: Final = (
 
 
 def main() -> None:
-    given = harness.options(QUESTION, "Locally, and from S3 plain and with 20 ms of latency.")
-    began, size = time.monotonic(), SIZES[given.size]
-    with contextlib.ExitStack() as stack:
-        places = stack.enter_context(harness.places(given))
-        try:
-            server, missing = stack.enter_context(harness.s3_server()), ""
-        except SystemExit as reason:
-            server, missing = None, str(reason)
-        harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
-        for place in places:
-            bench_local(place, size)
-        if server:
-            bench_s3(server, size)
-        else:
-            print(f"\nS3: {missing}")
-    harness.print_notes("What is what", NOTES)
-    harness.print_end(began)
+    harness.on_disk_and_s3(QUESTION, SIZES, bench_local, bench_s3, NOTES)
 
 
 if __name__ == "__main__":

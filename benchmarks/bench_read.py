@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -265,24 +263,7 @@ NOTES: Final = (
 
 
 def main() -> None:
-    given = harness.options(QUESTION, "Locally, and from S3 plain and with 20 ms of latency.")
-    began, size = time.monotonic(), SIZES[given.size]
-    with contextlib.ExitStack() as stack:
-        places = stack.enter_context(harness.places(given))
-        try:
-            server, missing = stack.enter_context(harness.s3_server()), ""
-        except SystemExit as reason:
-            server, missing = None, str(reason)
-        results = harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
-        for place in places:
-            bench_local(place, size, results)
-        if server:
-            bench_s3(server, size, results)
-        else:
-            print(f"\nS3: {missing}")
-    harness.print_notes("What is what", [*NOTES, *contestants.missing()])
-    harness.print_end(began)
-    results.save(given)
+    harness.on_disk_and_s3(QUESTION, SIZES, bench_local, bench_s3, [*NOTES, *contestants.missing()])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import random
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import harness
-from harness import Call, Place, Samples
+from harness import Call, Place, Results, Samples
 
 from chunkstore import ChunkedRunLogStore, RunLog, codec, keys
 from chunkstore.backends import FOUND, Backend
@@ -132,7 +130,7 @@ def changed(store: ChunkedRunLogStore, runs: int) -> Call:
     return store.reindex
 
 
-def bench_local(place: Place, size: Size) -> None:
+def bench_local(place: Place, size: Size, results: Results) -> None:
     root = place.folder / "runs"
     fill(LocalBackend(root, durability="process"), size.runs)
     backend = CountingBackend(LocalBackend(root, durability="process"))
@@ -142,13 +140,11 @@ def bench_local(place: Place, size: Size) -> None:
     read.requests = "-"
     at = next(number for number, row in enumerate(rows) if row[0].startswith("status"))
     rows.insert(at, [rows[at][0], "floor, no index", *harness.core(read)])
-    harness.print_table(
-        f"{place.name}, {size.runs:,} runs, milliseconds", ["action", "contestant", *harness.HEAD], rows
-    )
-    print_memory(place, root, size)
+    results.table(f"{place.name}, {size.runs:,} runs, milliseconds", ["action", "contestant", *harness.HEAD], rows)
+    print_memory(place, root, size, results)
 
 
-def print_memory(place: Place, root: Path, size: Size) -> None:
+def print_memory(place: Place, root: Path, size: Size, results: Results) -> None:
     """The most that Python objects took while a store that knew nothing answered."""
     rows = []
     for name, ask in questions(size.runs).items():
@@ -160,10 +156,10 @@ def print_memory(place: Place, root: Path, size: Size) -> None:
         tracemalloc.stop()
         rows.append([name, "index, new store", f"{peak / 1e6:,.1f}", f"{peak / size.runs:,.0f}"])
     head = ["action", "contestant", "peak MB", "bytes a run"]
-    harness.print_table(f"{place.name}, {size.runs:,} runs, memory", head, rows)
+    results.table(f"{place.name}, {size.runs:,} runs, memory", head, rows)
 
 
-def bench_s3(server: Any, size: Size) -> None:
+def bench_s3(server: Any, size: Size, results: Results) -> None:
     from chunkstore.backends.s3 import S3Backend
 
     def backend(endpoint: str) -> S3Backend:
@@ -189,7 +185,7 @@ def bench_s3(server: Any, size: Size) -> None:
             rows = list(bench(lambda wire=wire: ChunkedRunLogStore(wire), counted, size, size.s3_runs))
             link = f"+ {latency * 1000:.0f} ms" if latency else "plain"
             head = ["action", "contestant", *harness.HEAD]
-            harness.print_table(f"S3 by {server.name}, {link}, {size.s3_runs:,} runs, milliseconds", head, rows)
+            results.table(f"S3 by {server.name}, {link}, {size.s3_runs:,} runs, milliseconds", head, rows)
             wire.close()
 
 
@@ -208,23 +204,7 @@ NOTES: Final = (
 
 
 def main() -> None:
-    given = harness.options(QUESTION, "Locally, and from S3 plain and with 20 ms of latency.")
-    began, size = time.monotonic(), SIZES[given.size]
-    with contextlib.ExitStack() as stack:
-        places = stack.enter_context(harness.places(given))
-        try:
-            server, missing = stack.enter_context(harness.s3_server()), ""
-        except SystemExit as reason:
-            server, missing = None, str(reason)
-        harness.print_facts(QUESTION, given, places, [harness.server_version(server)] if server else [])
-        for place in places:
-            bench_local(place, size)
-        if server:
-            bench_s3(server, size)
-        else:
-            print(f"\nS3: {missing}")
-    harness.print_notes("What is what", NOTES)
-    harness.print_end(began)
+    harness.on_disk_and_s3(QUESTION, SIZES, bench_local, bench_s3, NOTES)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 PACKAGES: Final = (
     "chunkstore",
@@ -44,6 +44,7 @@ _IN_MEMORY: Final = ("tmpfs", "ramfs")
 _DEADLINE: Final = 900.0  # seconds that all workers of one round may take
 
 Call = Callable[[], object]
+Size = TypeVar("Size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,12 @@ class Results:
     def add(self, **row: Any) -> None:
         self.rows.append(row)
 
+    def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Prints a table, and keeps its rows as they are shown."""
+        print_table(title, head, rows)
+        for row in rows:
+            self.add(table=title, **dict(zip(head, row, strict=True)))
+
     def save(self, given: Options) -> None:
         """Where the command line asked for it; one row a line, so that two runs can be compared by eye."""
         if given.json is None:
@@ -153,6 +160,34 @@ def print_facts(question: str, given: Options, places: Sequence[Place], servers:
             "date": now,
         }
     )
+
+
+def on_disk_and_s3(
+    question: str,
+    sizes: Mapping[str, Size],
+    on_disk: Callable[[Place, Size, Results], None],
+    on_s3: Callable[[Any, Size, Results], None],
+    notes: Iterable[tuple[str, str]],
+) -> None:
+    """A whole benchmark: each local place, then S3, where there is a server; else why there is none."""
+    given = options(question, "Locally, and from S3 plain and with 20 ms of latency.")
+    began, size = time.monotonic(), sizes[given.size]
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(places(given))
+        try:
+            server, missing = stack.enter_context(s3_server()), ""
+        except SystemExit as reason:
+            server, missing = None, str(reason)
+        results = print_facts(question, given, found, [server_version(server)] if server else [])
+        for place in found:
+            on_disk(place, size, results)
+        if server:
+            on_s3(server, size, results)
+        else:
+            print(f"\nS3: {missing}")
+    print_notes("What is what", notes)
+    print_end(began)
+    results.save(given)
 
 
 def print_end(began: float) -> None:
