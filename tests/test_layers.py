@@ -29,6 +29,7 @@ FLOORS = [
             "backends.s3settings",
             "backends.s3listing",
             "backends.s3fsengine",
+            "backends.foreignthreads",
             "backends.obstoreengine",
             "backends.s3engine",
             "backends.s3server",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from chunkstore.backends.contract import ANY, Blob, Condition
+from chunkstore.backends.foreignthreads import outlast_them
 from chunkstore.backends.s3faults import (
     ElsewhereError,
     StrangeReplyError,
@@ -65,6 +66,7 @@ class ObstoreEngine:
         with NO_FORK:
             import obstore
 
+        outlast_them()
         self._obstore = obstore
         self._settings = settings
         self._s3fs = S3fsEngine(settings)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -236,6 +237,42 @@ def test_a_forked_child_of_a_process_that_had_obstore_loaded_uses_s3fs(faulty: F
     faulty.fill("bucket", {"mine": b"x"})
     done = program(FORKING, faulty.s3.endpoint_url, way)
     assert done.returncode == 0, done.stderr
+
+
+ENDING = """
+    import asyncio, atexit, sys, threading, time
+    from chunkstore.backends import foreignthreads
+    from chunkstore.backends.s3 import S3Backend
+
+    url, guarded = sys.argv[1:]
+    s3 = S3Backend(bucket="bucket", endpoint_url=url, key="k", secret="s", region="r", engine="obstore")
+    loop = asyncio.selector_events.BaseSelectorEventLoop
+    wake = loop._write_to_self
+
+    def slowly(self):
+        "Between a reply's being handed over and the way back, a busy machine lets the whole rest of the program run."
+        wake(self)
+        if threading.get_ident() not in {thread.ident for thread in threading.enumerate()}:
+            for _ in range(500):
+                time.sleep(0.001)
+
+    loop._write_to_self = slowly
+    assert s3.get("mine").data == b"x"
+    if guarded == "no":
+        atexit.unregister(foreignthreads._wait_until_they_left)
+"""
+
+
+@needs_obstore
+@pytest.mark.parametrize("guarded", ["yes", "no"])
+def test_a_process_ends_in_peace_while_a_thread_of_obstore_hands_over_its_reply(
+    faulty: FaultServer, guarded: str
+) -> None:
+    if guarded == "no" and (sys.platform != "linux" or sys.version_info >= (3, 14)):
+        pytest.skip("only CPython before 3.14 ends such a thread, and only on Linux is it known how that ends")
+    faulty.fill("bucket", {"mine": b"x"})
+    done = program(ENDING, faulty.s3.endpoint_url, guarded)
+    assert done.returncode == (0 if guarded == "yes" else -signal.SIGABRT), done.stderr
 
 
 def engine_of(backend: S3Backend) -> tuple[str, bytes]:
