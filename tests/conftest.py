@@ -15,7 +15,8 @@ import chunkstore
 import servers
 from servers import S3Server, ServerMissingError, give_up, used_servers
 
-SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1") != "0"
+SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1")
+"""1 for all, 0 for none, or some by their names: `moto,minio`."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -119,8 +120,8 @@ def started(
 ) -> Iterator[S3Server]:
     """Start a server for the session; where it is missing, skip, or fail if it was required."""
     name = launch.__name__
-    if not SERVERS_WANTED:
-        pytest.skip(f"this environment goes without servers, so without {name} (CHUNKSTORE_TEST_SERVERS=0)")
+    if SERVERS_WANTED != "1" and name not in SERVERS_WANTED.split(","):
+        pytest.skip(f"this environment goes without {name} (CHUNKSTORE_TEST_SERVERS={SERVERS_WANTED})")
     with ExitStack() as stack:
         try:
             servers.require_module("s3fs")

@@ -155,6 +155,10 @@ class TestObstoreOnMinio(TestS3OnMinio):
 
 
 @needs_obstore
+@pytest.mark.skipif(
+    places.SCALE == 1,
+    reason="at the full size only: MinIO stands for the engine, and the store's own tests use it on rclone",
+)
 class TestObstoreOnRclone(TestS3OnRclone):
     engine = "obstore"
 

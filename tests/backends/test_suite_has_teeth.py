@@ -29,6 +29,8 @@ from chunkstore.backends.memory import MemoryBackend
 from chunkstore.errors import BackendUnavailableError, ConflictError, ObjectNotFoundError
 from chunkstore.testing import BackendSuite, Witness, suite
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = itertools.count()
 
 

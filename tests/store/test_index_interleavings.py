@@ -18,6 +18,8 @@ from chunkstore.index import Index
 from chunkstore.testing import CountingBackend
 from places import between, memory
 
+pytestmark = pytest.mark.slow
+
 Act = Callable[[ChunkedRunLogStore], Any]
 Truth = dict[str, tuple[str, str | None, dict[str, Any]]]
 """For each run its status, its tag and its configuration."""
