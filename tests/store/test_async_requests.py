@@ -7,7 +7,7 @@ from collections import Counter
 from typing import cast
 
 import pytest
-from test_requests import _VERBS, TABLE, Counted, Row, Scene, proxy, wire
+from test_requests import _VERBS, TABLE, Counted, Row, Scene, check_cost, proxy, wire
 
 from chunkstore import ChunkedRunLogStore
 from twins import Awaited, ByTwins
@@ -44,11 +44,4 @@ def scene(counted: Counted) -> Scene:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method}: {row.when}")
 def test_each_twin_costs_what_its_call_costs(row: Row, scene: Scene, counted: Counted) -> None:
-    row.before(scene)
-    counted.forget()
-    if row.error is None:
-        row.act(scene)
-    else:
-        with pytest.raises(row.error):
-            row.act(scene)
-    assert dict(counted.asked()) == row.cost
+    check_cost(row, scene, counted)

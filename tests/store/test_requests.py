@@ -770,6 +770,10 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method}: {row.when}")
 def test_each_call_costs_what_it_says(row: Row, scene: Scene, counted: Counted) -> None:
+    check_cost(row, scene, counted)
+
+
+def check_cost(row: Row, scene: Scene, counted: Counted) -> None:
     row.before(scene)
     counted.forget()
     if row.error is None:
