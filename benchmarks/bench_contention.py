@@ -35,7 +35,7 @@ class Size:
 SIZES: Final = {
     "tiny": Size(2, 4, 3, 3, 1),
     "small": Size(8, 160, 25, 10, 3),
-    "full": Size(8, 1_000, 200, 50, 7),
+    "full": Size(8, 1_000, 200, 50, 3),
 }
 _SLOW: Final = ("MLflow sqlite",)
 """Takes part in one round: it is the slowest by far."""

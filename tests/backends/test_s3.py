@@ -235,10 +235,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     told: ScriptedServer
     protocol_version = "HTTP/1.1"
     timeout = 30
+    # A reply goes out once its request is counted as done: or the client's next one is there before.
+    wbufsize = -1
 
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def handle_expect_100(self) -> bool:
+        goes_on = super().handle_expect_100()
+        self.wfile.flush()
+        return goes_on
 
     def log_message(self, format: str, *args: object) -> None:
         """Nobody listens."""
