@@ -25,6 +25,7 @@ LOOK: Final = "Look at runs"
 KEEP: Final = "Keep a store"
 MOVE: Final = "Move runs"
 HELP: Final = "Help"
+PANELS: Final = (LOOK, KEEP, MOVE, HELP)
 
 
 @dataclass(frozen=True, slots=True)
