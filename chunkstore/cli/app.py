@@ -139,13 +139,11 @@ def _executed(arguments: Sequence[str] | None) -> int:
         show_error(str(error), code)
         return code
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # or the interpreter flushes into the closed pipe once more, and says so
+        # Or the interpreter flushes into the closed pipe once more, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return Code.PIPE_CLOSED
-    except (
-        OSError
-    ) as error:  # of the store they are errors of the library: this one is of what we print, or of a file given
+    except OSError as error:
+        # Those of the store are errors of the library; this one is of what we print, or of a file that was given.
         show_error(f"{error.filename or 'the output'}: {error.strerror or error}", Code.UNREACHABLE)
         return Code.UNREACHABLE
     except KeyboardInterrupt:
