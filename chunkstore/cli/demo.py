@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field
 
+from chunkstore.cli.completing import complete_store
 from chunkstore.cli.documents import Document
 from chunkstore.cli.opening import open_store_of
-from chunkstore.cli.options import ConfigOption, JsonOption, StoreOption
+from chunkstore.cli.options import ConfigOption, JsonOption
 from chunkstore.cli.output import Output
 from chunkstore.demonstration import write_demo
 
@@ -26,12 +27,22 @@ class Demo(Document):
 
 
 def demo(
-    store: StoreOption = "",
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            "-s",
+            metavar="URL|NAME",
+            autocompletion=complete_store,
+            show_default=False,
+            help="The store to write into, instead of a new folder. CHUNKSTORE_URL does not count here.",
+        ),
+    ] = "",
     config: ConfigOption = None,
     name: Annotated[str, typer.Option(help="What the ids of the runs start with, and their tag.")] = "nightly",
     json: JsonOption = False,
 ) -> None:
-    """Write three small runs to look at: into the store, or into a new folder chunkstore-demo."""
+    """Write three small runs to look at, into a new folder chunkstore-demo, or into the store that is named."""
     output = Output(json=json)
     chosen = store or _FOLDER
     with open_store_of(chosen, config, new=True) as opened:

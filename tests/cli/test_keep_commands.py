@@ -52,6 +52,10 @@ def test_the_demo_writes_a_new_folder_and_says_what_to_try() -> None:
     for line in first.err.splitlines()[1:]:
         assert run(*line.split()[1:]).code in (0, 1)
     assert run("demo").code == 4
+    assert (
+        run("demo", env={"CHUNKSTORE_URL": "elsewhere"}).code == 4
+    )  # it never writes where real runs may be, unless told
+    assert not Path("elsewhere").exists()
     assert run("demo", "--name", "other", "--json").document["runs"] == ["other-1", "other-2", "other-3"]
 
 
