@@ -53,7 +53,17 @@ FLOORS = [
     [
         *("integrations", "integrations.runnable"),
         *("naming", "demonstration", "show"),
-        *("maintenance.progress", "maintenance"),
+        *("maintenance.progress", "maintenance.transfer", "maintenance.copying"),
+        *(
+            "maintenance.foreign",
+            "maintenance.conversion",
+            "maintenance.importing_folders",
+            "maintenance.importing_runnable",
+            "maintenance.importing_magnus",
+            "maintenance.importing_db_log",
+            "maintenance.imports",
+        ),
+        "maintenance",
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
@@ -91,6 +101,7 @@ EXTRAS = {
     "asynchronous": {"asyncio"},
     "packs": {"zstandard"},
     "integrations.runnable": {"runnable"},
+    "maintenance.importing_db_log": {"sqlalchemy"},
     "show": {"rich"},
 }
 """Who may import what not all users have, or what takes long to import."""

@@ -2,3 +2,7 @@
 
 Every function takes an open store first, changes only what it says, and returns a report.
 """
+
+from chunkstore.maintenance.imports import ImportReport, Refusal, import_runs
+
+__all__ = ["ImportReport", "Refusal", "import_runs"]
