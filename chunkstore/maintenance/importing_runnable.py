@@ -6,10 +6,11 @@ their files, and are imported.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from chunkstore.errors import FormatError
-from chunkstore.maintenance.foreign import Fields, Record
+from chunkstore.maintenance.foreign import Fields, Record, started
 from chunkstore.maintenance.importing_folders import PREFIXES, Folder
 
 _BRANCH: Final = "BranchLog-"
@@ -25,9 +26,16 @@ def take_folder(folder: Folder, run_log: Fields, record: Record) -> None:
         elif name.startswith(PREFIXES):
             raise FormatError(f"{folder.place(name)} is magnus's, in a run of runnable; two runs share one folder")
     record.take_run(run_log, folder.place("RunLog.json"), files)
-    for branch, (fields, place) in files.items():
+    for branch, (fields, place) in sorted(files.items(), key=lambda file: _first_start(file[1][0])):
         if branch not in record.branches:
             record.take_branch(fields, place, branch, None, files)
+
+
+def _first_start(branch: Fields) -> float:
+    """What orders branches: their files say no time, but their steps do. runnable itself takes them as the disk lists them."""
+    steps = branch.get("steps")
+    found = (started(step) for step in steps.values() if isinstance(step, dict)) if isinstance(steps, dict) else ()
+    return min((at for at in found if at is not None), default=math.inf)
 
 
 def _branch_in(folder: Folder, name: str) -> tuple[str, Fields]:
