@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 from typing_extensions import override
 
-from chunkstore.cli import demo, import_, ls
+from chunkstore.cli import cat, compact, config_check, demo, import_, ls, metrics, params, reindex, schema, show
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
 from chunkstore.cli.output import Output, show_error
@@ -25,6 +25,7 @@ LOOK: Final = "Look at runs"
 KEEP: Final = "Keep a store"
 MOVE: Final = "Move runs"
 HELP: Final = "Help"
+PANELS: Final = (LOOK, KEEP, MOVE, HELP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,15 @@ class Command:
 
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("ls", ls.ls, LOOK, ls.Runs),
+    Command("show", show.show, LOOK, show.Run),
+    Command("params", params.params, LOOK, params.Parameters),
+    Command("metrics", metrics.metrics, LOOK, metrics.Metrics),
+    Command("cat", cat.cat, LOOK, cat.Objects),
+    Command("compact", compact.compact, KEEP, compact.Packings),
+    Command("reindex", reindex.reindex, KEEP, reindex.Reindexed),
     Command("import", import_.import_, MOVE, import_.Import),
+    Command("config check", config_check.check, HELP, config_check.Configuration),
+    Command("schema", schema.schema, HELP, schema.Schemas),
     Command("demo", demo.demo, HELP, demo.Demo),
 )
 """All commands, in the order of the help."""

@@ -4,5 +4,17 @@ Every function takes an open store first, changes only what it says, and returns
 """
 
 from chunkstore.maintenance.imports import ImportReport, Refusal, import_runs
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.progress import Progress, Watcher
 
-__all__ = ["ImportReport", "Refusal", "import_runs"]
+__all__ = [
+    "ImportReport",
+    "Progress",
+    "Refusal",
+    "Unpacked",
+    "Watcher",
+    "compact_runs",
+    "ended_runs",
+    "import_runs",
+    "measure",
+]
