@@ -73,6 +73,11 @@ class Record:
             )
         inner = {"steps", "parameters", "job", "created_at"}
         self.header = {name: value for name, value in run.items() if name not in inner}
+        created_at = run.get("created_at")
+        if created_at is not None:  # neither tool writes one, but it is what ours means by it
+            self.at = nanoseconds_of(created_at)
+            if self.at is None:
+                raise FormatError(f"{place} has a created_at that is no time: {created_at!r}", run_id=self.run_id)
         job = run.get("job")
         if job is not None:
             self.job = object_in(job, "job", place)

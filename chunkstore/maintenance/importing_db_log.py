@@ -44,7 +44,7 @@ class Row(NamedTuple):
     pk: Any
     key: str | None
     sort: str | None
-    value: str | None
+    value: object
     created_at: object
 
 
@@ -57,7 +57,7 @@ class Database(Protocol):
         ...
 
     def runs(self) -> list[tuple[Any, str | None]]:
-        """The primary key and the run id of every row."""
+        """The primary key and the run id of every row, by key."""
         ...
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
@@ -84,8 +84,8 @@ def runs_in(source: str) -> Iterator[ForeignRun]:
     """
     database: Database = _Alchemy(source) if _URL.match(source) else _SqliteFile(Path(source))
     pks: dict[str, list[Any]] = {}
-    for pk, run_id in sorted(database.runs()):
-        pks.setdefault(run_id or "", []).append(pk)
+    for pk, run_id in database.runs():
+        pks.setdefault(run_id if isinstance(run_id, str) else "", []).append(pk)
     for run_id, found in pks.items():
         yield ForeignRun(run_id, database.place, _Reading(database, run_id, found))
 
@@ -127,6 +127,11 @@ class _Reading:
         found: list[Row] = []
         for start in range(0, len(self._pks), _AT_ONCE):
             found += self._database.rows(self._pks[start : start + _AT_ONCE])
+        if len(found) != len(self._pks):
+            raise FormatError(
+                f"{self._database.place} had {len(self._pks)} rows of run {self._run_id!r} and then {len(found)}; pk is no key of it, or "
+                "somebody deleted some: import again"
+            )
         return sorted(found, key=lambda row: (_time_of(row.created_at) or 0, row.pk))
 
     def _header(self, headers: list[Row]) -> Row:
@@ -146,13 +151,18 @@ class _Reading:
         ]
 
     def _parameter(self, row: Row) -> tuple[Fields, str]:
-        return {row.key or "": read_json(row.value or "", self._of(row))}, self._of(row)
+        return {row.key or "": read_json(_text(row.value), self._of(row))}, self._of(row)
 
     def _object(self, row: Row) -> Fields:
-        return read_object(row.value or "", self._of(row))
+        return read_object(_text(row.value), self._of(row))
 
     def _of(self, row: Row) -> str:
         return f"{self._database.place}, pk {row.pk}"
+
+
+def _text(value: object) -> str | bytes:
+    """The JSON of a row, whatever type the database made of it."""
+    return value if isinstance(value, str | bytes) else "" if value is None else str(value)
 
 
 def _time_of(created_at: object) -> int | None:
@@ -189,7 +199,7 @@ class _SqliteFile:
         return f"{shown(self._path)}, table {self._table}"
 
     def runs(self) -> list[tuple[Any, str | None]]:
-        return self._ask(f"SELECT pk, run_id FROM {_quoted(self._table)}")  # noqa: S608  the name is quoted
+        return self._ask(f"SELECT pk, run_id FROM {_quoted(self._table)} ORDER BY pk")  # noqa: S608  the name is quoted
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
         columns = ", ".join(column for column in COLUMNS if column != "run_id")
@@ -259,7 +269,9 @@ class _Alchemy:
 
     def runs(self) -> list[tuple[Any, str | None]]:
         columns = self._table.c
-        return [(pk, run_id) for pk, run_id in self._ask(self._sql.select(columns.pk, columns.run_id))]
+        return [
+            (pk, run_id) for pk, run_id in self._ask(self._sql.select(columns.pk, columns.run_id).order_by(columns.pk))
+        ]
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
         columns = self._table.c

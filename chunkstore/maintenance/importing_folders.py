@@ -61,11 +61,11 @@ def is_run_store(source: str) -> bool:
 
 def _is_run(path: Path) -> bool:
     """Whether this looks like a run of one of the tools, perhaps a damaged one: both write the id first."""
-    if path.is_dir():
-        return is_run_folder([entry.name for entry in entries_of(path)])
-    if not (path.name.endswith(".json") and path.is_file()):
-        return False
     try:
+        if path.is_dir():
+            return is_run_folder([entry.name for entry in path.iterdir()])
+        if not (path.name.endswith(".json") and path.is_file()):
+            return False
         with path.open("rb") as file:
             return b'"run_id"' in file.read(_HEAD)
     except OSError:
@@ -82,9 +82,7 @@ def runs_in(folder: Path, take: dict[Tool, TakeFolder]) -> Iterator[ForeignRun]:
             continue
         path = folder / entry.name
         if entry.is_dir():
-            names = [inner.name for inner in entries_of(path)]
-            if is_run_folder(names):
-                yield _in_folder(Folder(path, names), take)
+            yield from _in_subfolder(path, take)
         elif entry.name.endswith(".json") and entry.is_file():
             yield _in_file(path, take)
 
@@ -136,6 +134,23 @@ def _in_file(path: Path, take: dict[Tool, TakeFolder]) -> ForeignRun:
         return record
 
     return ForeignRun(run_id, shown(path), read)
+
+
+def _in_subfolder(path: Path, take: dict[Tool, TakeFolder]) -> Iterator[ForeignRun]:
+    try:
+        names = [entry.name for entry in entries_of(path)]
+    except InvalidInputError as error:  # nobody can say whether it is a run
+        yield ForeignRun(path.name, shown(path), _refusing(str(error)))
+        return
+    if is_run_folder(names):
+        yield _in_folder(Folder(path, names), take)
+
+
+def _refusing(message: str) -> Callable[[], Record]:
+    def read() -> Record:
+        raise FormatError(message)
+
+    return read
 
 
 def _in_folder(folder: Folder, take: dict[Tool, TakeFolder]) -> ForeignRun:

@@ -47,7 +47,7 @@ def take_run(
     """
     repeated = Record(record.run_id, record.place, record.latest, record.typed)
     repeated.take_run(run_log, place)
-    record.header, record.job = repeated.header, repeated.job
+    record.header, record.job, record.at = repeated.header, repeated.job, repeated.at or record.at
     for found in _in_order(branches):
         record.branches[found.name] = _piece(found, "steps", "parameters")
     for found in _in_order(steps):

@@ -200,7 +200,14 @@ def test_parameters_keep_kind_and_value_exactly(store: Store, tmp_path: Path) ->
     assert again(store).get_parameters("r", "m.1.5") == {"inner": JsonParameter(value="x")}
 
 
-ODD = {
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+ODD: dict[str, Callable[[dict[str, Any]], object]] = {
     "holds no step log": lambda run: run["steps"]["a"].update(attempts="none"),
     "the value at /attempts/0/attempt_number": lambda run: run["steps"]["a"].update(attempts=[{"attempt_number": "1"}]),
     "the value at /mock": lambda run: run["steps"]["a"].update(mock="yes"),
@@ -214,6 +221,9 @@ ODD = {
     "the name of a parameter is empty": lambda run: run["parameters"].update({"": plain(1)}),
     "says that it is run 'other'": lambda run: run.update(run_id="other"),
     "holds no run log": lambda run: run.update(dag_hash=7),
+    "nested too deep": lambda run: run.update(run_config={"deep": nested(500)}),
+    "has more than 4,000 digits": lambda run: run.update(run_config={"integer": 10**4100}),
+    "created_at that is no time": lambda run: run.update(created_at="yesterday"),
     "parameter 'p'": lambda run: run["parameters"].update(p={"kind": "object", "value": 1}),
 }
 
@@ -351,6 +361,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "UPDATE db_log SET attribute_type = 'Task' WHERE pk = 4": ("pk 4", "'Task'"),
     "DELETE FROM db_log WHERE pk = 1": ("none of type RunLog",),
     "DELETE FROM db_log WHERE pk = 9": ("repeats 'all parts.eu' of its branches", "pk 1"),
+    "UPDATE db_log SET attribute_value = 7 WHERE pk = 4": ("pk 4", "should be an object"),
     "DELETE FROM db_log WHERE pk = 3": ("repeats 'text' of its parameters",),
     "UPDATE db_log SET attribute_value = NULL WHERE pk = 2": ("pk 2", "it is empty"),
     "INSERT INTO db_log SELECT 99, run_id, attribute_key, attribute_type, '2', created_at FROM db_log WHERE pk = 2": (
