@@ -53,7 +53,9 @@ FLOORS = [
     [
         *("integrations", "integrations.runnable"),
         *("naming", "demonstration", "show"),
-        *("maintenance.progress", "maintenance"),
+        *("maintenance.progress", "maintenance.transfer", "maintenance.copying"),
+        *("maintenance.documents", "maintenance.tabular", "maintenance.exporting", "maintenance.import_json"),
+        *("maintenance",),
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
@@ -90,6 +92,7 @@ EXTRAS = {
     "greenlets": {"greenlet"},
     "asynchronous": {"asyncio"},
     "packs": {"zstandard"},
+    "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
     "show": {"rich"},
 }
