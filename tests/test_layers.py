@@ -22,7 +22,7 @@ def name_of(file: Path) -> str:
 
 
 FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
-FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "app"}
+FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "choosing", "app"}
 """Of the command line; every other file in `cli` is a command."""
 
 COMMANDS = sorted(name for name in FILES if name.startswith("cli.") and name.removeprefix("cli.") not in FRAME)
@@ -52,14 +52,14 @@ FLOORS = [
     ["config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
-        *("naming", "demonstration", "show"),
+        *("naming", "moments", "demonstration", "show"),
         *("maintenance.progress", "maintenance.transfer", "maintenance.copying"),
         *("maintenance.documents", "maintenance.tabular", "maintenance.exporting", "maintenance.import_json"),
         *("maintenance",),
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.choosing"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],

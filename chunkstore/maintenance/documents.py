@@ -27,7 +27,8 @@ from chunkstore.values import Content, Json
 
 FORMAT: Final = 1
 
-_OURS: Final = "_chunkstore"
+OURS: Final = "_chunkstore"
+"""The first key of each run."""
 _CHILDREN: Final[Mapping[Kind, frozenset[str]]] = {
     Kind.HEADER: frozenset({"job", "parameters", "steps", "created_at"}),
     Kind.JOB: frozenset(),
@@ -70,7 +71,7 @@ class _Written:
                 f"run {self._run_id!r} cannot be one JSON object: {error}. cp takes it to another store as it is",
                 run_id=self._run_id,
             ) from error
-        first = values.encode({_OURS: self._facts(content)}).body
+        first = values.encode({OURS: self._facts(content)}).body
         return first[:-1] + b"," + content.body[1:]
 
     def _facts(self, content: Content) -> dict[str, object]:
@@ -126,9 +127,9 @@ def read(line: bytes, place: str) -> Fields:
         tree = from_json(line, allow_inf_nan=False)
     except ValueError as error:
         raise FormatError(f"{place} is no JSON: {error}. Was the file cut off?") from error
-    facts = tree.get(_OURS) if isinstance(tree, dict) else None
+    facts = tree.get(OURS) if isinstance(tree, dict) else None
     if not isinstance(facts, dict) or not isinstance(tree.get("run_id"), str):
-        raise FormatError(f"{place} is no run that chunkstore exported: it has no {_OURS!r} and run_id")
+        raise FormatError(f"{place} is no run that chunkstore exported: it has no {OURS!r} and run_id")
     if facts.get("export") != FORMAT:
         raise FormatError(
             f"{place} is an export of format {facts.get('export')!r}; this chunkstore reads {FORMAT}: upgrade it"
@@ -156,7 +157,7 @@ class _Read:
     """A run's tree, taken apart into chunks."""
 
     def __init__(self, tree: Fields, compress_above: int | None) -> None:
-        facts = cast(Fields, tree[_OURS])
+        facts = cast(Fields, tree[OURS])
         self._tree = tree
         self._stamps = cast(Mapping[str, str], facts["created_at"])
         self._unlike = frozenset(cast(list[str], facts.get("unlike", [])))
@@ -217,4 +218,4 @@ def _require_that_it_can_be_read(chunk: ChunkId, content: Content) -> None:
 def _content(kind: Kind, fields: Fields) -> Content:
     if kind is Kind.PARAMETER:
         return values.encode_strictly(fields, max_depth=MAX_PARAMETER_DEPTH)
-    return values.encode({name: value for name, value in fields.items() if name not in {_OURS, *_CHILDREN[kind]}})
+    return values.encode({name: value for name, value in fields.items() if name not in {OURS, *_CHILDREN[kind]}})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeAlias, cast, get_args
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from chunkstore import keys
 from chunkstore.assembly import collector_paused
@@ -39,6 +39,14 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NAMING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
+class Sink(Protocol):
+    """Takes the bytes of an export, as they come; a binary stream is one."""
+
+    def write(self, data: bytes, /) -> object:
+        """Takes some more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Unexported:
     """A run that is not in the file, and why."""
@@ -62,7 +70,7 @@ class ExportReport:
 
 def export(
     store: ChunkedRunLogStore,
-    target: str | os.PathLike[str] | BinaryIO,
+    target: str | os.PathLike[str] | Sink,
     format: Format,  # noqa: A002  what is asked for is the format
     runs: Sequence[str] | RunFilter | None = None,
     *,
@@ -70,7 +78,7 @@ def export(
     force: bool = False,
     progress: Watcher | None = None,
 ) -> ExportReport:
-    """Writes runs to a file, or to a binary stream: those of these ids, those that match the filter, or all.
+    """Writes runs to a file, or to a binary stream or the like: those of these ids, those that match the filter, or all.
 
     `json` is one list of run logs, `jsonl` one run log a line: every field, value and time comes back by `import_runs`, also NaN, infinities
     and integers of any size. `csv` and `parquet` have one row for each run (`rows="runs"`, with a column for each parameter and metric) or
@@ -111,9 +119,9 @@ def _chosen(store: ChunkedRunLogStore, runs: Sequence[str] | RunFilter | None) -
 
 
 class _Counted:
-    """A stream that counts what goes into it."""
+    """A sink that counts what goes into it."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: Sink) -> None:
         self._out = out
         self.size = 0
 
@@ -237,10 +245,10 @@ _WRITERS: Final[dict[Format, _Write]] = {
 
 
 @contextmanager
-def _opened(target: str | os.PathLike[str] | BinaryIO, *, force: bool) -> Iterator[BinaryIO]:
-    """The stream to write to; a file gets its name when the block is done."""
-    if hasattr(target, "write"):
-        yield cast(BinaryIO, target)
+def _opened(target: str | os.PathLike[str] | Sink, *, force: bool) -> Iterator[Sink]:
+    """Where to write to; a file gets its name when the block is done."""
+    if not isinstance(target, str | os.PathLike):
+        yield target
         return
     path = Path(target)
     if path.exists() and not force:

@@ -46,6 +46,11 @@ class ImportReport:
     refused: tuple[Refusal, ...] = ()
     dry_run: bool = False
 
+    @property
+    def conflicts(self) -> tuple[Refusal, ...]:
+        """Those that were refused because the store has another run of their id."""
+        return tuple(refusal for refusal in self.refused if refusal.sort == "conflict")
+
 
 @dataclass(frozen=True, slots=True)
 class ExportedRun:
@@ -87,6 +92,16 @@ def import_runs(
     skipped = tuple(one.run_id for one in copies if one.outcome == "same")
     refused = tuple(one for one in results if isinstance(one, Refusal))
     return ImportReport(str(path), store.backend.place, imported, skipped, refused, dry_run)
+
+
+def recognises(source: str | os.PathLike[str]) -> bool:
+    """Whether this is likely to be a file that `export` wrote; reads its beginning, and changes nothing."""
+    try:
+        with Path(source).open("rb") as file:
+            start = file.read(1_000).lstrip(b"[ \r\n\t")
+    except OSError:
+        return False
+    return start.startswith(b"{") and documents.OURS.encode() in start
 
 
 def exported_runs(source: Path, *, compress_above: int | None) -> Iterator[ExportedRun]:
