@@ -22,7 +22,19 @@ def name_of(file: Path) -> str:
 
 
 FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
-FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "choosing", "app"}
+FRAME = {
+    "documents",
+    "exits",
+    "output",
+    "asking",
+    "configuration",
+    "opening",
+    "completing",
+    "options",
+    "choosing",
+    "findings",
+    "app",
+}
 """Of the command line; every other file in `cli` is a command."""
 
 COMMANDS = sorted(name for name in FILES if name.startswith("cli.") and name.removeprefix("cli.") not in FRAME)
@@ -52,14 +64,14 @@ FLOORS = [
     ["config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
-        *("naming", "moments", "demonstration", "show"),
-        *("maintenance.progress", "maintenance.transfer", "maintenance.copying"),
+        *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
+        *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
         *("maintenance.documents", "maintenance.tabular", "maintenance.exporting", "maintenance.import_json"),
         *("maintenance",),
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.choosing"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.choosing", "cli.findings"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],
@@ -79,6 +91,8 @@ IMPORTS_ONLY = {
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
+    "moments": {"errors"},
+    "outcomes": {"models"},
 }
 """Rooms that are pure, or know one thing only."""
 

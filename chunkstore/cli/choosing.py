@@ -68,12 +68,13 @@ class Choice:
     def of(self, store: ChunkedRunLogStore) -> list[str] | RunFilter | None:
         """The ids, or the filter; None for all runs. Raises `InvalidInputError`, `RunLogNotFoundError`."""
         if not self.names:
-            return self._filter() if self.has_filter else None
+            return self.filter() if self.has_filter else None
         if self.has_filter:
             raise InvalidInputError("give names of runs or filters, not both")
         return [resolve(store, name) for name in self.names]
 
-    def _filter(self) -> RunFilter:
+    def filter(self) -> RunFilter:
+        """What the filters say together. Raises `InvalidInputError`."""
         return RunFilter(
             status=status_of(self.status),
             tag=self.tag,

@@ -2,3 +2,23 @@
 
 Every function takes an open store first, changes only what it says, and returns a report.
 """
+
+from chunkstore.maintenance.copying import CopyReport, RunCopy, copy_runs
+from chunkstore.maintenance.exporting import ExportReport, Unexported, export
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.progress import Progress, Watcher
+
+__all__ = [
+    "CopyReport",
+    "ExportReport",
+    "Progress",
+    "RunCopy",
+    "Unexported",
+    "Unpacked",
+    "Watcher",
+    "compact_runs",
+    "copy_runs",
+    "ended_runs",
+    "export",
+    "measure",
+]

@@ -56,6 +56,17 @@ class _Written:
 
     def line(self, run_log: RunLog) -> bytes:
         """All of it."""
+        try:
+            content = values.encode(self._tree(run_log))
+        except (InvalidInputError, RecursionError) as error:
+            raise InvalidInputError(
+                f"run {self._run_id!r} cannot be one JSON object: {error}. cp takes it to another store as it is",
+                run_id=self._run_id,
+            ) from error
+        first = values.encode({OURS: self._facts(content)}).body
+        return first[:-1] + b"," + content.body[1:]
+
+    def _tree(self, run_log: RunLog) -> Fields:
         header = keys.key_of(keys.header(self._run_id))
         tree: Fields = dict(self._fields[header])
         tree["created_at"] = as_datetime(self._stamps[header]).isoformat()
@@ -64,15 +75,7 @@ class _Written:
         if job is not None:
             tree["job"] = job
         tree["steps"] = self._steps(run_log.steps)
-        try:
-            content = values.encode(tree)
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                f"run {self._run_id!r} cannot be one JSON object: {error}. cp takes it to another store as it is",
-                run_id=self._run_id,
-            ) from error
-        first = values.encode({OURS: self._facts(content)}).body
-        return first[:-1] + b"," + content.body[1:]
+        return tree
 
     def _facts(self, content: Content) -> dict[str, object]:
         stamps = {key.partition("/")[2]: stamp for key, stamp in self._stamps.items()}

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from chunkstore.errors import InvalidInputError, NotSupportedError
-from chunkstore.models import BranchLog, JobLog, RunLog, StepAttempt, StepLog
+from chunkstore.models import JobLog, RunLog, StepAttempt, StepLog
+from chunkstore.outcomes import Metric, attempts_of, metrics_of, span_of, steps_of, value_of
 
 Rows: TypeAlias = Literal["runs", "steps"]
 Row: TypeAlias = dict[str, object]
@@ -31,10 +32,9 @@ def rows_of(run_log: RunLog, rows: Rows) -> Iterator[Row]:
 
 
 def _run_row(run_log: RunLog) -> Row:
-    steps = list(_all_steps(run_log.steps.values()))
-    attempts = [attempt for step in steps for attempt in step.attempts]
-    attempts += [] if run_log.job is None else run_log.job.attempts
-    started, ended, seconds = _times(attempts)
+    steps = list(steps_of(run_log))
+    attempts = list(attempts_of(run_log))
+    started, ended = _ends(attempts)
     row: Row = {
         "run_id": run_log.run_id,
         "status": run_log.status,
@@ -42,23 +42,26 @@ def _run_row(run_log: RunLog) -> Row:
         "created_at": run_log.created_at,
         "started": started,
         "ended": ended,
-        "seconds": seconds,
+        "seconds": _seconds(span_of(attempts)),
         "steps": len(steps),
         "failed_steps": sum(step.status == "FAIL" for step in steps),
         "attempts": len(attempts),
         "dag_hash": run_log.dag_hash,
         "original_run_id": run_log.original_run_id,
     }
-    row |= {f"parameter.{name}": _value(value) for name, value in run_log.parameters.items()}
-    for step in steps:
-        row |= {f"metric.{step.internal_name}.{name}": value for name, value in _metrics(step, step.attempts[-1:])}
+    row |= {f"parameter.{name}": value_of(value) for name, value in run_log.parameters.items()}
+    row |= {f"metric.{_place_of(metric)}": metric.value for metric in metrics_of(run_log)}  # the last attempt wins
     return row
+
+
+def _place_of(metric: Metric) -> str:
+    return f"{metric.where}.{metric.name}" if metric.where else metric.name
 
 
 def _step_rows(run_log: RunLog) -> Iterator[Row]:
     if run_log.job is not None:
         yield from _work_rows(run_log, "", "job", "job", run_log.job)
-    for step in _all_steps(run_log.steps.values()):
+    for step in steps_of(run_log):
         yield from _work_rows(run_log, step.internal_name, step.name, step.step_type, step)
 
 
@@ -99,39 +102,21 @@ def _metrics(work: StepLog | JobLog, attempts: Iterable[StepAttempt]) -> Iterato
     """A step's own, and those of the attempts, which win."""
     own: Mapping[str, object] = work.user_defined_metrics if isinstance(work, StepLog) else {}
     for metrics in (own, *(attempt.user_defined_metrics for attempt in attempts)):
-        yield from ((name, _value(value)) for name, value in metrics.items())
+        yield from ((name, value_of(value)) for name, value in metrics.items())
 
 
-def _all_steps(steps: Iterable[StepLog]) -> Iterator[StepLog]:
-    """The steps, each before what is below it."""
-    for step in steps:
-        yield step
-        for branch in step.branches.values():
-            yield from _steps_of(branch)
-
-
-def _steps_of(branch: BranchLog) -> Iterator[StepLog]:
-    return _all_steps(branch.steps.values())
-
-
-def _times(attempts: Sequence[StepAttempt]) -> tuple[str, str, float | None]:
-    """The first start and the last end, as they were written, and the time between."""
+def _ends(attempts: Sequence[StepAttempt]) -> tuple[str, str]:
+    """The first start and the last end, as they were written."""
     starts = [attempt.start_time for attempt in attempts if attempt.start_time]
     ends = [attempt.end_time for attempt in attempts if attempt.end_time]
     try:
-        start, end = min(starts, key=datetime.fromisoformat), max(ends, key=datetime.fromisoformat)
-        return start, end, _seconds(datetime.fromisoformat(end) - datetime.fromisoformat(start))
+        return min(starts, key=datetime.fromisoformat), max(ends, key=datetime.fromisoformat)
     except (ValueError, TypeError):  # none; no ISO times; or one with a time zone and one without
-        return "", "", None
+        return "", ""
 
 
 def _seconds(elapsed: timedelta | None) -> float | None:
     return None if elapsed is None else elapsed.total_seconds()
-
-
-def _value(parameter: object) -> object:
-    """The value of a parameter, typed or not."""
-    return getattr(parameter, "value", parameter)
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
