@@ -49,7 +49,7 @@ ODD: dict[str, Any] = {
 
 
 def filled(store: Store, run_id: str = "r", status: str = "SUCCESS", **fields: Any) -> None:
-    store.create_run_log(run_id, tag="nightly", branches={"a field": "of no step"}, **fields)
+    store.create_run_log(run_id, tag="nightly", **fields)
     store.add_step_log(StepLog(name="z", internal_name="z", job="not ours", parameters={"not": "ours"}), run_id)
     step = StepLog(name="map", internal_name="map", status=status)
     branch = BranchLog(internal_name="map.1.5", parameters={"x": float("nan"), "y": {"kind": "metric", "value": 2}})
@@ -100,22 +100,23 @@ def lines(path: Path) -> list[Any]:
 
 @pytest.mark.parametrize("form", ["json", "jsonl"])
 def test_all_that_a_store_says_comes_back_from_json(form: Any, store: Store, tmp_path: Path) -> None:
+    store.create_run_log("d", branches={"a field": "of no step"}, attempts=1, description="\u2028")
     store.compact("b")
     again(store).add_step_log(StepLog(name="late", internal_name="late"), "b")
     report = export(store, tmp_path / "out", form)
-    assert report.runs == ("b", "a", "c")  # the oldest first
+    assert report.runs == ("b", "a", "c", "d")  # the oldest first
     assert report.refused == ()
     assert report.bytes == (tmp_path / "out").stat().st_size
     back = Store(memory())
     imported = import_runs(back, tmp_path / "out")
-    assert (imported.imported, imported.skipped, imported.refused) == (("b", "a", "c"), (), ())
+    assert (imported.imported, imported.skipped, imported.refused) == (report.runs, (), ())
     assert contents(back) == contents(store)
-    assert [run.run_id for run in back.find_runs(order="oldest").runs] == ["b", "a", "c"]
-    for run_id in ("a", "b", "c"):
+    assert [run.run_id for run in back.find_runs(order="oldest").runs] == ["b", "a", "c", "d"]
+    for run_id in report.runs:
         ours, theirs = store.read_run_log(run_id), back.read_run_log(run_id)
         assert ours.findings == theirs.findings == ()
         assert repr(ours.run_log) == repr(theirs.run_log)
-    assert import_runs(back, tmp_path / "out").skipped == ("b", "a", "c")
+    assert import_runs(back, tmp_path / "out").skipped == report.runs
     assert {run.outcome for run in copy_runs(store, back, unfinished=True).runs} == {"same"}
 
 
