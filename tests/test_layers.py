@@ -66,8 +66,18 @@ FLOORS = [
         *("integrations", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
         *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
-        *("maintenance.documents", "maintenance.tabular", "maintenance.exporting", "maintenance.import_json"),
-        *("maintenance",),
+        *("maintenance.documents", "maintenance.tabular", "maintenance.exporting"),
+        *("maintenance.import_report", "maintenance.import_json"),
+        *(
+            "maintenance.foreign",
+            "maintenance.conversion",
+            "maintenance.importing_folders",
+            "maintenance.importing_runnable",
+            "maintenance.importing_magnus",
+            "maintenance.importing_db_log",
+            "maintenance.imports",
+        ),
+        "maintenance",
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
@@ -108,6 +118,7 @@ EXTRAS = {
     "packs": {"zstandard"},
     "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
+    "maintenance.importing_db_log": {"sqlalchemy"},
     "show": {"rich"},
 }
 """Who may import what not all users have, or what takes long to import."""

@@ -59,4 +59,6 @@ def _named(name: str, documents: Mapping[str, type[Document]]) -> dict[str, Any]
     kind = name.removeprefix("chunk ").removeprefix("chunk-")
     if kind in list(Kind):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **OWN.described(Kind(kind))}
-    raise NotFoundError(f"there is no schema {name!r}; {nearest(name, [*documents, *Kind])}", name=name)
+    raise NotFoundError(
+        f"there is no schema {name!r}; {nearest(name, [*documents, *(kind.value for kind in Kind)])}", name=name
+    )

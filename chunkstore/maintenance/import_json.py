@@ -17,39 +17,12 @@ from chunkstore.backends.memory import MemoryBackend
 from chunkstore.errors import FormatError, InvalidInputError
 from chunkstore.maintenance import documents
 from chunkstore.maintenance.copying import RunCopy, copy_runs
+from chunkstore.maintenance.import_report import ImportReport, Refusal
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.store import ChunkedRunLogStore
 
 _RUNS_AT_ONCE: Final = 64
 _BYTES_AT_ONCE: Final = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A run that was not imported: where it stands in the file, and why."""
-
-    run_id: str
-    """Empty where not even that can be read."""
-    place: str
-    sort: Literal["damaged", "conflict"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import came to, by run ids; `skipped` stood in the store already, with the same contents."""
-
-    source: str
-    target: str
-    imported: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    dry_run: bool = False
-
-    @property
-    def conflicts(self) -> tuple[Refusal, ...]:
-        """Those that were refused because the store has another run of their id."""
-        return tuple(refusal for refusal in self.refused if refusal.sort == "conflict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +35,7 @@ class ExportedRun:
     error: str = ""
 
 
-def import_runs(
+def import_exported(
     store: ChunkedRunLogStore,
     source: str | os.PathLike[str],
     *,

@@ -13,7 +13,7 @@ pytest.importorskip("typer", reason="the extra cli is not installed")
 
 from chunkstore import ChunkedRunLogStore
 from chunkstore import open as open_store
-from chunkstore.maintenance.import_json import import_runs
+from chunkstore.maintenance import import_runs
 from commands import damage, run, run_process
 
 Store = ChunkedRunLogStore
@@ -27,6 +27,19 @@ def test_the_file_comes_back_as_the_same_runs(nightly: Store) -> None:
     assert import_runs(there, "runs.json").imported == ("nightly-1", "nightly-2", "nightly-3")
     for run_id in nightly.list_run_ids():
         assert repr(there.get_run_log_by_id(run_id)) == repr(nightly.get_run_log_by_id(run_id))
+
+
+def test_the_import_command_takes_the_file_by_what_is_in_it(nightly: Store) -> None:
+    run("export", "-s", nightly.backend.place, "-o", "runs")  # a name that says nothing
+    assert run("export", "-s", nightly.backend.place, "-o", "runs", "-f", "jsonl").code == 0
+    for arguments in ((), ("--from", "json")):
+        done = run("import", "runs", "-s", "there", "--json", *arguments)
+        assert done.code == 0
+        assert done.document["imported"] + done.document["skipped"] == ["nightly-1", "nightly-2", "nightly-3"]
+    Path("cut").write_bytes(Path("runs").read_bytes()[:-10])
+    done = run("import", "cut", "-s", "elsewhere", "--json")
+    assert done.code == 1
+    assert [one["place"] for one in done.document["refused"]] == ["cut, line 3"]
 
 
 def test_without_a_file_it_goes_to_stdout_a_run_a_line(nightly: Store) -> None:

@@ -23,10 +23,9 @@ from chunkstore import (
     StepLog,
 )
 from chunkstore.backends import ANY
-from chunkstore.maintenance import tabular
+from chunkstore.maintenance import import_runs, tabular
 from chunkstore.maintenance.copying import copy_runs
 from chunkstore.maintenance.exporting import export
-from chunkstore.maintenance.import_json import import_runs
 from chunkstore.maintenance.progress import Progress
 from chunkstore.testing import CountingBackend
 from places import again, memory
@@ -166,7 +165,7 @@ def test_of_a_file_that_was_cut_off_the_whole_runs_come_and_the_rest_is_told(sto
     for cut in (whole[:-3], whole[: whole.index(b"\n{", 3) + 500], whole[:100], b"[\n"):
         (tmp_path / "cut").write_bytes(cut)
         back = Store(memory())
-        report = import_runs(back, tmp_path / "cut")
+        report = import_runs(back, tmp_path / "cut", format="json")
         assert report.refused
         assert all("line" in refusal.place for refusal in report.refused)
         assert contents(back).items() <= contents(store).items()
@@ -200,7 +199,7 @@ def test_of_a_file_that_was_cut_off_the_whole_runs_come_and_the_rest_is_told(sto
 def test_what_is_no_run_of_ours_is_refused_by_its_line(line: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"\n" + line + b"\n")
     target = Store(memory())
-    report = import_runs(target, tmp_path / "in")
+    report = import_runs(target, tmp_path / "in", format="json")
     assert [refusal.sort for refusal in report.refused] == ["damaged"]
     assert said in report.refused[0].message
     assert "line 2" in report.refused[0].place
@@ -209,10 +208,10 @@ def test_what_is_no_run_of_ours_is_refused_by_its_line(line: bytes, said: str, t
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="cannot be read"):
-        import_runs(Store(memory()), tmp_path / "nowhere")
+        import_runs(Store(memory()), tmp_path / "nowhere", format="json")
     (tmp_path / "text").write_text("hello\n")
     with pytest.raises(InvalidInputError, match="no JSON"):
-        import_runs(Store(memory()), tmp_path / "text")
+        import_runs(Store(memory()), tmp_path / "text", format="json")
 
 
 def test_another_run_of_the_id_is_not_overwritten_by_an_import(store: Store, tmp_path: Path) -> None:
