@@ -31,6 +31,7 @@ FRAME = {
     "opening",
     "completing",
     "options",
+    "choosing",
     "findings",
     "app",
 }
@@ -65,6 +66,8 @@ FLOORS = [
         *("integrations", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
         *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
+        *("maintenance.documents", "maintenance.tabular", "maintenance.exporting"),
+        *("maintenance.import_report", "maintenance.import_json"),
         *(
             "maintenance.foreign",
             "maintenance.conversion",
@@ -78,7 +81,7 @@ FLOORS = [
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.findings"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.choosing", "cli.findings"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],
@@ -113,6 +116,7 @@ EXTRAS = {
     "greenlets": {"greenlet"},
     "asynchronous": {"asyncio"},
     "packs": {"zstandard"},
+    "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
     "maintenance.importing_db_log": {"sqlalchemy"},
     "show": {"rich"},

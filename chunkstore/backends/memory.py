@@ -28,9 +28,8 @@ class _Space:
         self.lock = ProcessLocal(threading.Lock)  # another thread may hold it at the moment of a fork
         self.objects: dict[str, Blob] = {}
         self.puts = 0
-        self.token = secrets.token_hex(
-            4
-        )  # a pack keeps versions, and may be copied to where others have counted as far
+        # In each version: a pack keeps those of its chunks, and may be copied to where others have counted as far.
+        self.token = secrets.token_hex(4)
 
 
 # Shared by name, as files are: two stores opened on `memory://runs` in one process see each other's objects,

@@ -1,4 +1,4 @@
-"""`chunkstore import`: runs that runnable or magnus wrote elsewhere, into this store."""
+"""`chunkstore import`: runs that runnable, magnus or export wrote, into this store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from chunkstore.cli.exits import Code, Exit
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption
 from chunkstore.cli.output import Output
-from chunkstore.maintenance.imports import FORMATS, ImportReport, import_runs
+from chunkstore.maintenance.import_report import ImportReport
+from chunkstore.maintenance.imports import NAMES, import_runs
 
 _AUTO = "auto"
 
@@ -45,11 +46,14 @@ def import_(
         typer.Argument(
             metavar="SOURCE",
             show_default=False,
-            help="A log_folder of runnable or magnus, an SQLite file with the table db_log, or a database's SQLAlchemy URL.",
+            help="A log_folder of runnable or magnus, a file that export wrote, an SQLite file with the table db_log, or a database's SQLAlchemy URL.",
         ),
     ],
     sort: Annotated[
-        str, typer.Option("--from", metavar="|".join([*FORMATS, _AUTO]), help="Which tool wrote the source.")
+        str,
+        typer.Option(
+            "--from", metavar="|".join([*NAMES, _AUTO]), help="What wrote the source; json is an export of ours."
+        ),
     ] = _AUTO,
     restart: Annotated[
         bool,
@@ -62,7 +66,7 @@ def import_(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Import runs that runnable or magnus wrote: lossless, in order, and as often as you like."""
+    """Import runs that runnable, magnus or export wrote: lossless, in order, and as often as you like."""
     output = Output(json=json)
     with open_store_of(store, config, new=True) as opened, output.progress("importing") as progress:
         report = import_runs(

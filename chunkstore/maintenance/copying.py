@@ -14,7 +14,7 @@ from chunkstore.backends import FOUND
 from chunkstore.chunks import Timing
 from chunkstore.errors import ConflictError, FormatError, InvalidInputError, RunLogNotFoundError
 from chunkstore.maintenance.progress import Progress, Watcher
-from chunkstore.maintenance.transfer import Cut, Placed, Placer, Standing, cut_of, is_as_it_was, standing
+from chunkstore.maintenance.transfer import Cut, Placed, Placer, Standing, cut_of, is_as_it_was, same_by_size, standing
 from chunkstore.queries import RunFilter
 from chunkstore.store import ChunkedRunLogStore
 
@@ -97,11 +97,11 @@ def copy_runs(
     A run that has not ended is left out, since it would be another one by the next call: with `unfinished` it is copied as it stands. One that
     stands at the target with other contents is a conflict, one with damaged chunks is refused by name; the others go on. An unfinished
     copy of what the run was before is a conflict too: with `restart` it is deleted and the run copied anew, which is for
-    when nobody else is at it. With `quick` a run that is there is taken for the same where its header, and the names and sizes of all
-    objects are; else all bytes are compared. With `dry_run` nothing is written, and the report says what would be.
+    when nobody else is at it. With `quick` a run that is there is taken for the same where its header is, and the names and sizes of all
+    objects are, at both ends; else all bytes are compared. With `dry_run` nothing is written, and the report says what would be.
 
     Requests, for each run of n objects: at the source two listings and n gets (n more for what is over 64 MB of all runs under way); at the
-    target two listings, n + 1 puts and n gets. Where it is there already: two listings and n + 1 gets there, with `quick` one of each. Besides,
+    target two listings, n + 1 puts and n gets. Where it is there already: two listings and n + 1 gets there; with `quick` one listing and one get at each end. Besides,
     once: the listing of the source's runs, or what `find_runs` costs, and a look at the target's index: a run whose id stands in that gets a
     note of doubt first, one put more. Up to eight runs go at once, and as many requests as the two backends have use for.
 
@@ -187,6 +187,9 @@ class _Copier:
 
     def _copy(self, run_id: str) -> RunCopy:
         try:
+            there = same_by_size(self._source, self._target.backend, run_id) if self._options.quick else 0
+            if there:
+                return RunCopy(run_id, "same", there=there)
             cut = cut_of(self._source, run_id, room=self._room)
             if not cut.has_ended and not self._options.unfinished:
                 return RunCopy(run_id, "unfinished", _not_ended(run_id, self._source.place))
@@ -215,7 +218,7 @@ class _Copier:
         return RunCopy(cut.run_id, "copied", "", placed.sent, placed.there, placed.bytes, cut.foreign)
 
     def _found(self, cut: Cut) -> Standing:
-        found = standing(self._target.backend, cut, quick=self._options.quick)
+        found = standing(self._target.backend, cut)
         if not (found.abandoned and self._options.restart):
             return found
         if self._options.dry_run:

@@ -9,17 +9,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from chunkstore import keys
 from chunkstore.assembly import collector_paused
 from chunkstore.backends import CREATE
 from chunkstore.backends.memory import MemoryBackend
 from chunkstore.errors import FormatError, InvalidInputError
-from chunkstore.maintenance import importing_db_log, importing_magnus, importing_runnable
+from chunkstore.maintenance import import_json, importing_db_log, importing_magnus, importing_runnable
 from chunkstore.maintenance.conversion import objects_of
 from chunkstore.maintenance.copying import RunCopy, copy_runs
 from chunkstore.maintenance.foreign import ForeignRun
+from chunkstore.maintenance.import_json import import_exported
+from chunkstore.maintenance.import_report import ImportReport, Refusal
 from chunkstore.maintenance.importing_folders import TakeFolder, Tool, is_run_store, runs_in, shown
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.store import ChunkedRunLogStore
@@ -27,36 +29,6 @@ from chunkstore.store import ChunkedRunLogStore
 _RUNS_AT_ONCE: Final = 64
 _BYTES_AT_ONCE: Final = 16 << 20
 """Of the runs that are made in memory before they are copied; a larger one goes alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A run that was not imported, where it is in the source, and why.
-
-    `damaged`: it is not whole, or would not come back as it is. `conflict`: the store has another run of this id, of which nothing was changed.
-    """
-
-    run_id: str
-    place: str
-    sort: Literal["damaged", "conflict"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import came to, by run ids; `skipped` stood in the store already, with the same contents."""
-
-    source: str
-    target: str
-    imported: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    dry_run: bool = False
-
-    @property
-    def conflicts(self) -> tuple[Refusal, ...]:
-        """Those that were refused because the store has another run of their id."""
-        return tuple(refusal for refusal in self.refused if refusal.sort == "conflict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +56,11 @@ FORMATS: Final[Mapping[str, Format]] = {
     "magnus": Format(_never, lambda source: runs_in(Path(source), {"magnus": _TAKE["magnus"]})),
     "db-log": Format(importing_db_log.recognises, importing_db_log.runs_in),
 }
-"""By the name that a caller gives."""
+"""By the name that a caller gives, each with its own way to read what a tool wrote."""
+
+_OWN: Final = "json"
+NAMES: Final = (*FORMATS, _OWN)
+"""All names that a caller may give; `json` is what `export` writes."""
 
 _FOLDER: Final = Format(is_run_store, lambda source: runs_in(Path(source), _TAKE))
 """The folder of either tool, or of both: they have the same one by default."""
@@ -99,7 +75,7 @@ def import_runs(
     dry_run: bool = False,
     progress: Watcher | None = None,
 ) -> ImportReport:
-    """Imports all runs of a source: a folder that runnable or magnus wrote (`file-system`, `chunked-fs`), or magnus's table `db_log`.
+    """Imports all runs of a source: what `export` wrote as JSON, a folder of runnable or magnus (`file-system`, `chunked-fs`), or magnus's `db_log`.
 
     Nothing of the source is changed, and nothing of it is lost: what our models do not know stays, steps and branches keep their order, and
     their times become `created_at`. A run that cannot come back as it is (a torn file, two files for one step, a step without its
@@ -115,6 +91,8 @@ def import_runs(
     the store or the database fails; what was imported until then stays.
     """
     text = str(source)
+    if format == _OWN or (format is None and import_json.recognises(text)):
+        return import_exported(store, text, restart=restart, dry_run=dry_run, progress=progress)
     found = list(_format_of(text, format).runs(text))
     outcome = _Outcome(total=len(found), watcher=progress)
     staging = ChunkedRunLogStore(MemoryBackend(f"import-{uuid.uuid4().hex}"))
@@ -168,7 +146,7 @@ class _Outcome:
 def _format_of(source: str, name: str | None) -> Format:
     if name is not None:
         if name not in FORMATS:
-            raise InvalidInputError(f"there is no format {name!r}; known are: {', '.join(FORMATS)}", name=name)
+            raise InvalidInputError(f"there is no format {name!r}; known are: {', '.join(NAMES)}", name=name)
         return FORMATS[name]
     for known in (_FOLDER, *FORMATS.values()):
         if known.recognises(source):
@@ -178,12 +156,12 @@ def _format_of(source: str, name: str | None) -> Format:
 
 def _unknown(path: Path) -> str:
     if not path.exists():
-        return f"there is nothing at {shown(path)}; give a folder of runs, a database file, or the URL of a database"
+        return f"there is nothing at {shown(path)}; give a folder of runs, a file that export wrote, a database file, or the URL of a database"
     if path.is_dir() and any(path.glob("*/run.json")):
         return f"{shown(path)} is a store of chunkstore already; copy its runs with cp"
     return (
         f"{shown(path)} holds no runs that we know: a folder has RUN.json or RUN/RunLog.json, as runnable and magnus write them, a database the "
-        f"table {importing_db_log.TABLE}. Where it should, name the format: {', '.join(FORMATS)}"
+        f"table {importing_db_log.TABLE}. Where it should, name the format: {', '.join(NAMES)}"
     )
 
 

@@ -10,6 +10,7 @@ contents finds the claim to be the one that he would have put, and goes on.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 
 from chunkstore import codec, keys, packs, values, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, Entry, unchanged
-from chunkstore.chunks import Timing
+from chunkstore.chunks import CLAIMED, Timing, is_claim
 from chunkstore.codec import Chunk, Envelope
 from chunkstore.errors import (
     BackendUnavailableError,
@@ -33,7 +34,6 @@ from chunkstore.reading import has_ended
 LOOKS: Final = 10
 """How often a run is looked at again, until it stands still for one look."""
 
-_COPYING: Final = "copying"
 _BATCH_KEYS: Final = 1_000
 _BATCH_BYTES: Final = 16 << 20
 """Of the objects that are asked for or sent at once; one that is larger goes alone."""
@@ -75,18 +75,21 @@ class Cut:
         """Whether the run's status is a terminal one. Raises `FormatError` where the header holds no run."""
         return has_ended(Stored(self.header_key, self.header, ""))
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all keys and bytes."""
+        return _digest(*(part for key, one in sorted(self.parts.items()) for part in (key.encode(), one.digest))).hex()
+
     def claim(self) -> bytes:
-        """What stands in the header's place until all else is there."""
-        facts = _digest(*(part for key, one in sorted(self.parts.items()) for part in (key.encode(), one.digest)))
+        """What stands in the header's place until all else is there; no two are alike, or their versions might be.
+
+        A copy whose claim was deleted must not end with another one's.
+        """
         envelope = self.header.envelope
-        content = values.encode({_COPYING: facts.hex()})
-        claimed = Envelope(envelope.run, envelope.kind, "", "", envelope.created_at, deleted=True)
-        return codec.encode(Chunk(claimed, content))
-
-
-def is_claim(header: Chunk) -> bool:
-    """Whether a header is that of a copy which is under way, or was cut short."""
-    return header.envelope.deleted and _COPYING in values.decode(header.content)
+        content = values.encode({CLAIMED: self.fingerprint, "by": secrets.token_hex(6)})
+        return codec.encode(
+            Chunk(Envelope(envelope.run, envelope.kind, "", "", envelope.created_at, deleted=True), content)
+        )
 
 
 # Reading.
@@ -326,11 +329,31 @@ class Standing:
     abandoned: bool = False
 
 
-def standing(backend: Backend, cut: Cut, *, quick: bool = False) -> Standing:
+def same_by_size(source: Backend, target: Backend, run_id: str) -> int:
+    """How many objects the run has, where it stands in both with the same header and the same names and sizes; else 0.
+
+    One listing of each, and one request for each header. What the other objects say is not looked at.
+    """
+    listed = [_sizes(backend, run_id) for backend in (source, target)]
+    header = keys.key_of(keys.header(run_id))
+    if listed[0] != listed[1] or header not in listed[0]:
+        return 0
+    try:
+        ours, theirs = source.get(header).data, target.get(header).data
+        return len(listed[0]) if ours == theirs and not checked(header, ours).envelope.deleted else 0
+    except (ObjectNotFoundError, FormatError):
+        return 0
+
+
+def _sizes(backend: Backend, run_id: str) -> dict[str, int]:
+    return {entry.key: entry.size for entry in backend.list(keys.prefix_of_run(run_id)) if is_ours(entry.key)}
+
+
+def standing(backend: Backend, cut: Cut) -> Standing:
     """What stands at the target. Writes nothing.
 
     One listing where there is nothing. For an unfinished copy one request for each object that it has; for a whole run one for the header,
-    one listing more and one request for each object: with `quick` only the header's, where that is the same and so are all names and sizes.
+    one listing more and one request for each object.
     """
     listed = {entry.key: entry for entry in backend.list(keys.prefix_of_run(cut.run_id)) if is_ours(entry.key)}
     header = listed.pop(cut.header_key, None)
@@ -340,23 +363,21 @@ def standing(backend: Backend, cut: Cut, *, quick: bool = False) -> Standing:
         blob = backend.get(cut.header_key)
     except ObjectNotFoundError:
         return _other(cut, backend, _GOING)
-    if blob.data == cut.claim():
-        return _beside(backend, cut, listed, Standing("unfinished", claim=blob.version))
-    if quick and blob.data == cut.header_data and _sizes(listed.values()) == _sizes_of(cut):
-        return Standing("same")
-    return _in_the_way(backend, cut, blob) or _compared(backend, cut)
-
-
-def _in_the_way(backend: Backend, cut: Cut, header: Blob) -> Standing | None:
-    """What stands there, where its header says that it is no run; None where it is one."""
     try:
-        theirs = checked(cut.header_key, header.data)
-        abandoned = is_claim(theirs)
+        return _under(backend, cut, listed, checked(cut.header_key, blob.data), blob.version)
     except FormatError as error:
         return _other(cut, backend, f"stands there with a damaged header: {error}")
-    if abandoned:
+
+
+def _under(backend: Backend, cut: Cut, listed: Mapping[str, Entry], header: Chunk, version: str) -> Standing:
+    """What stands there under this header. Raises `FormatError` where nobody can say."""
+    if not header.envelope.deleted:
+        return _compared(backend, cut)
+    if not is_claim(header):
+        return _other(cut, backend, f"{_GOING}, or call delete_run_log there")
+    if values.decode(header.content)[CLAIMED] != cut.fingerprint:
         return _abandoned(cut, backend)
-    return _other(cut, backend, f"{_GOING}, or call delete_run_log there") if theirs.envelope.deleted else None
+    return _beside(backend, cut, listed, Standing("unfinished", claim=version))
 
 
 def _beside(backend: Backend, cut: Cut, listed: Mapping[str, Entry], found: Standing) -> Standing:
@@ -414,14 +435,6 @@ def _abandoned(cut: Cut, backend: Backend) -> Standing:
 
 def _other(cut: Cut, backend: Backend, what: str) -> Standing:
     return Standing("other", message=f"run {cut.run_id!r} in {backend.place} {what}")
-
-
-def _sizes(listed: Iterable[Entry]) -> dict[str, int]:
-    return {entry.key: entry.size for entry in listed}
-
-
-def _sizes_of(cut: Cut) -> dict[str, int]:
-    return {key: part.size for key, part in cut.parts.items() if key != cut.header_key}
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,10 @@ def test_the_requests_of_a_copy_are_as_promised(source: Store) -> None:
     copy_runs(Store(ours), Store(theirs), ["r"])
     assert ours.by_verb == {"list": 2, "get_many": n}
     assert theirs.by_verb == {"list": index + 2, "get": 1, "get_many": n}
+    ours.reset()
     theirs.reset()
     copy_runs(Store(ours), Store(theirs), ["r"], quick=True)
+    assert ours.by_verb == {"list": 1, "get": 1}
     assert theirs.by_verb == {"list": index + 1, "get": 1}
     theirs.reset()
     copy_runs(Store(ours), Store(theirs), ["r"], dry_run=True)
@@ -573,6 +575,27 @@ def test_a_run_that_is_deleted_at_the_target_while_it_is_copied_is_whole_or_gone
             again(target).delete_run_log("r")
         assert objects(target) == {}
     assert "copied" in seen
+
+
+def test_a_delete_that_is_cut_short_while_it_is_copied_leaves_no_half_run(source: Store) -> None:
+    seen = set()
+    for moment in range(3, 50):
+        for left in (4, 12, 24, 27):  # requests, each of which has a moment before and one after it
+            target = Store(memory())
+            calls = iter(range(1, 1000))
+
+            def delete(
+                calls: Iterator[int] = calls, moment: int = moment, left: int = left, target: Store = target
+            ) -> None:
+                if next(calls) == moment:
+                    with suppress(RunLogNotFoundError, StopError):
+                        Store(Stopping(target.backend, left)).delete_run_log("r")  # type: ignore[arg-type]
+
+            report = copy_runs(source, Store(Meanwhile(target.backend, delete)))  # type: ignore[arg-type]
+            with suppress(RunLogNotFoundError):
+                assert repr(again(target).get_run_log_by_id("r")) == repr(source.get_run_log_by_id("r"))
+                seen.add(report.runs[0].outcome)
+    assert seen == {"copied"}
 
 
 def test_what_somebody_else_puts_there_while_it_is_copied_is_not_overwritten(source: Store, target: Store) -> None:
