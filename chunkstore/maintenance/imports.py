@@ -86,9 +86,10 @@ def import_runs(
     conflict: with `restart` the unfinished run is deleted and imported anew, which is for when nobody else is at it. With
     `dry_run` everything is read, converted and compared, and nothing written.
 
-    Costs as `copy_runs` at its target: for each run of n chunks two listings, n + 1 puts and n gets; in memory are at most 64 runs, or
-    16 MB and one. Raises `InvalidInputError` where the source holds no run of the format, or none that we know, and `BackendUnavailableError` where
-    the store or the database fails; what was imported until then stays.
+    Costs as `copy_runs` at its target: for each run of n objects two listings, n + 1 puts and n gets, or two listings and n + 1 gets where it
+    is there already; and for every 64 runs a look at the index. In memory are at most 64 runs, or 16 MB and one. Raises
+    `InvalidInputError` where the source holds no run of the format, or none that we know, and `BackendUnavailableError` where the store or
+    the database fails; what was imported until then stays.
     """
     text = str(source)
     if format == _OWN or (format is None and import_json.recognises(text)):

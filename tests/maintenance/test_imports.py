@@ -415,6 +415,18 @@ def test_a_second_import_changes_nothing_and_reads_only(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
 
 
+def test_the_requests_of_an_import_are_as_promised(source: Path) -> None:
+    shutil.rmtree(source / "nightly 1")
+    shutil.rmtree(source / "mended")
+    n, index = len(list((source / "fails").iterdir())), 1
+    counting = CountingBackend(memory())
+    import_runs(Store(counting), source)
+    assert counting.by_verb == {"list": index + 2, "put": n + 1, "get_many": n - 1, "get": 1}
+    counting.reset()
+    import_runs(Store(counting), source)
+    assert counting.by_verb == {"list": index + 2, "get_many": n, "get": 1}
+
+
 def test_the_source_is_not_touched(store: Store, source: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.rglob("*") if path.is_file()}
     import_runs(store, source)
