@@ -49,6 +49,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _HEADER: Final = keys.Kind.HEADER.value
+CLAIMED: Final = "copying"
+"""The first key of what a claim says; see `maintenance.transfer`."""
+_CLAIM: Final = f'{{"{CLAIMED}":'.encode()
 _WINDOW: Final = 1_000  # chunks in memory, where a run is streamed
 _MAX_WRITERS: Final = 64
 _NONE_SEEN: Final[Mapping[str, str]] = {}
@@ -231,8 +234,8 @@ class Chunks:
         key = keys.key_of(chunk)
         stored = self.known.get(key) or self.read(chunk)
         pauses = self.pauses(key)
-        while not stored.chunk.envelope.deleted:
-            stored = self._marked(stored, stored.chunk.envelope._replace(deleted=True), pauses)
+        while is_claim(stored.chunk) or not stored.chunk.envelope.deleted:
+            stored = self._marked(stored, _deleted(stored.chunk), pauses)
         return stored
 
     def mark_packed(self, chunk: ChunkId, check: Callable[[Stored], object]) -> Stored:
@@ -244,13 +247,14 @@ class Chunks:
         pauses = self.pauses(stored.key)
         check(stored)
         while not stored.chunk.envelope.packed:
-            stored = self._marked(stored, stored.chunk.envelope._replace(packed=True), pauses)
+            packed = stored.chunk._replace(envelope=stored.chunk.envelope._replace(packed=True))
+            stored = self._marked(stored, packed, pauses)
             check(stored)
         return stored
 
-    def _marked(self, stored: Stored, envelope: Envelope, pauses: Iterator[None]) -> Stored:
-        """What stands there after one try to give a header this envelope."""
-        return self._replace(stored, stored.chunk._replace(envelope=envelope), False, pauses).stored
+    def _marked(self, stored: Stored, chunk: Chunk, pauses: Iterator[None]) -> Stored:
+        """What stands there after one try to put a header with a mark."""
+        return self._replace(stored, chunk, False, pauses).stored
 
     def rewrite(self, stored: Stored) -> Stored:
         """Writes a chunk again as it is, so that no write that was made of it can land any more. One request.
@@ -914,6 +918,17 @@ def _edited(edit: Edit, stored: Stored) -> Content:
         if error.key:
             raise
         raise FormatError(f"{stored.key} cannot be changed: {error}", key=stored.key) from error
+
+
+def is_claim(header: Chunk) -> bool:
+    """Whether a header is that of a copy which is under way, or was cut short; to all others its run is being deleted."""
+    return header.envelope.deleted and header.content.body.startswith(_CLAIM)
+
+
+def _deleted(header: Chunk) -> Chunk:
+    """A header with the mark; of a claim nothing is left, so that nobody finishes the copy whose run is being deleted."""
+    content = Content(b"{}") if is_claim(header) else header.content
+    return Chunk(header.envelope._replace(deleted=True), content)
 
 
 def chunk_of(envelope: Envelope) -> ChunkId:

@@ -68,6 +68,11 @@ def as_datetime(stamp: str) -> datetime:
     return datetime.fromisoformat(f"{stamp[:26]}+00:00")
 
 
+def stamp_of(nanoseconds: int) -> str:
+    """The stamp of a moment, in nanoseconds since 1970; the year is one of four digits."""
+    return _text(nanoseconds)
+
+
 def _text(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, _BILLION)
     return f"{_text_of_second(seconds)}.{rest:09d}Z"

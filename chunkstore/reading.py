@@ -101,18 +101,19 @@ class Reader:
 
     def full(self, run_id: str) -> Reading:
         """Everything, put together."""
-        return self._put_together(run_id, self._chunks.scan(keys.prefix_of_run(run_id)))
+        return self.put_together(run_id, self._chunks.scan(keys.prefix_of_run(run_id)))
 
     def snapshot(self, run_id: str) -> Reading:
         """Everything as it stood at one moment; where there was none, a finding says so."""
         scan, settled = snapshot(self._chunks, run_id)
-        reading = self._put_together(run_id, scan)
+        reading = self.put_together(run_id, scan)
         if settled:
             return reading
         message = f"run {run_id!r} changed during each of {ROUNDS} looks at it, so this is no snapshot; read it again"
         return replace(reading, findings=(*reading.findings, Finding("unsettled", run_id, message)))
 
-    def _put_together(self, run_id: str, scan: Scan) -> Reading:
+    def put_together(self, run_id: str, scan: Scan) -> Reading:
+        """The run log of these chunks, which are all of its run. Raises `RunLogNotFoundError`."""
         self._require_that_it_is_there(run_id, scan)
         damaged = scan.damaged
         by_kind: dict[str, list[Stored]] = {kind.value: [] for kind in Kind}

@@ -31,6 +31,7 @@ FRAME = {
     "opening",
     "completing",
     "options",
+    "choosing",
     "findings",
     "app",
 }
@@ -65,11 +66,23 @@ FLOORS = [
     [
         *("integrations", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
-        *("maintenance.progress", "maintenance.packing", "maintenance"),
+        *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
+        *("maintenance.documents", "maintenance.tabular", "maintenance.exporting"),
+        *("maintenance.import_report", "maintenance.import_json"),
+        *(
+            "maintenance.foreign",
+            "maintenance.conversion",
+            "maintenance.importing_folders",
+            "maintenance.importing_runnable",
+            "maintenance.importing_magnus",
+            "maintenance.importing_db_log",
+            "maintenance.imports",
+        ),
+        "maintenance",
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.findings"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.choosing", "cli.findings"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],
@@ -104,7 +117,9 @@ EXTRAS = {
     "greenlets": {"greenlet"},
     "asynchronous": {"asyncio"},
     "packs": {"zstandard"},
+    "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
+    "maintenance.importing_db_log": {"sqlalchemy"},
     "show": {"rich"},
 }
 """Who may import what not all users have, or what takes long to import."""

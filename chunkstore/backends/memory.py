@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -27,6 +28,8 @@ class _Space:
         self.lock = ProcessLocal(threading.Lock)  # another thread may hold it at the moment of a fork
         self.objects: dict[str, Blob] = {}
         self.puts = 0
+        # In each version: a pack keeps those of its chunks, and may be copied to where others have counted as far.
+        self.token = secrets.token_hex(4)
 
 
 # Shared by name, as files are: two stores opened on `memory://runs` in one process see each other's objects,
@@ -76,7 +79,7 @@ class MemoryBackend:
             if condition.kind == "unchanged" and (there is None or there.version != condition.version):
                 raise ConflictError(f"{key!r} in {self.place} was changed meanwhile", key=key)
             space.puts += 1
-            version = str(space.puts)
+            version = f"{space.puts}-{space.token}"
             space.objects[key] = Blob(bytes(data), version)
         return version
 

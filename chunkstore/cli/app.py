@@ -15,7 +15,21 @@ from typing import Annotated, Final
 import typer
 from typing_extensions import override
 
-from chunkstore.cli import cat, compact, config_check, demo, ls, metrics, params, reindex, schema, show
+from chunkstore.cli import (
+    cat,
+    compact,
+    config_check,
+    cp,
+    demo,
+    export,
+    import_,
+    ls,
+    metrics,
+    params,
+    reindex,
+    schema,
+    show,
+)
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
 from chunkstore.cli.output import Output, show_error
@@ -46,6 +60,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("cat", cat.cat, LOOK, cat.Objects),
     Command("compact", compact.compact, KEEP, compact.Packings),
     Command("reindex", reindex.reindex, KEEP, reindex.Reindexed),
+    Command("cp", cp.cp, MOVE, cp.Copies),
+    Command("export", export.export, MOVE, export.Exported),
+    Command("import", import_.import_, MOVE, import_.Import),
     Command("config check", config_check.check, HELP, config_check.Configuration),
     Command("schema", schema.schema, HELP, schema.Schemas),
     Command("demo", demo.demo, HELP, demo.Demo),

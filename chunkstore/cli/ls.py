@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsons
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Final, Literal, TypeAlias, cast
 
@@ -12,14 +11,23 @@ import typer
 from pydantic import Field
 from rich.text import Text
 
+from chunkstore.cli.choosing import (
+    Choice,
+    LastOption,
+    ParamOption,
+    SinceOption,
+    StatusOption,
+    TagOption,
+    TextOption,
+    UntilOption,
+)
 from chunkstore.cli.documents import Document
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, JsonOption, StoreOption
 from chunkstore.cli.output import Cell, Output, shown_duration, shown_time
 from chunkstore.errors import InvalidInputError
 from chunkstore.models import RunLog
-from chunkstore.moments import moment, span
-from chunkstore.naming import nearest, status_of
+from chunkstore.naming import nearest
 from chunkstore.outcomes import duration_of, failures_of, steps_of, value_of
 from chunkstore.queries import Order, RunFilter, RunPage
 from chunkstore.store import ChunkedRunLogStore
@@ -75,20 +83,13 @@ class Runs(Document):
 def ls(
     store: StoreOption = "",
     config: ConfigOption = None,
-    status: Annotated[str, typer.Option(help="Of this status: failed, succeeded, running, or as it is stored.")] = "",
-    tag: Annotated[str, typer.Option(help="With this tag.")] = "",
-    text: Annotated[str, typer.Option(help="With this text in the id.")] = "",
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="Whose own parameter has this value, which is JSON or else text. Repeatable."
-        ),
-    ] = None,
-    since: Annotated[
-        str, typer.Option(metavar="TIME", help="Created at or after: 2026-11-20, 2026-11-20T18:30, or 7d ago.")
-    ] = "",
-    until: Annotated[str, typer.Option(metavar="TIME", help="Created before.")] = "",
-    last: Annotated[str, typer.Option(metavar="SPAN", help="Created within: 7d, 12h, 1h30m.")] = "",
+    status: StatusOption = "",
+    tag: TagOption = "",
+    text: TextOption = "",
+    param: ParamOption = None,
+    since: SinceOption = "",
+    until: UntilOption = "",
+    last: LastOption = "",
     fields: Annotated[
         str,
         typer.Option(
@@ -107,14 +108,7 @@ def ls(
     """List runs, the newest first."""
     output = Output(json=json)
     columns = _fields(fields)
-    wanted = RunFilter(
-        status=status_of(status),
-        tag=tag,
-        text=text,
-        parameters=_parameters(param or []),
-        since=_since(since, last),
-        until=moment(until) if until else None,
-    )
+    wanted = Choice([], status, tag, text, param or [], since, until, last).filter()
     with open_store_of(store, config) as opened:
         page = _page(opened, wanted, sort, limit, cursor, columns)
         place = opened.backend.place
@@ -199,37 +193,3 @@ def _listed(run: RunLog, extra: Sequence[str]) -> ListedRun:
         created_at=run.created_at,
         fields={name: _value(name, run) for name in extra},
     )
-
-
-def _since(since: str, last: str) -> datetime | None:
-    if since and last:
-        raise InvalidInputError("--since and --last say the same thing; give one of them")
-    if last:
-        return _ago(last)
-    return moment(since) if since else None
-
-
-def _ago(last: str) -> datetime:
-    try:
-        return datetime.now(UTC) - span(last)
-    except OverflowError as error:
-        raise InvalidInputError(f"{last!r} is longer than time goes back") from error
-
-
-def _parameters(given: Sequence[str]) -> dict[str, object]:
-    parameters: dict[str, object] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise InvalidInputError(f"--param {text!r} is not NAME=VALUE, such as alpha=0.5 or region=eu", name=text)
-        if name in parameters:
-            raise InvalidInputError(f"--param {name} is given twice; a run has one value of it", name=name)
-        parameters[name] = _parsed(value)
-    return parameters
-
-
-def _parsed(value: str) -> object:
-    try:
-        return jsons.loads(value)
-    except (ValueError, RecursionError):
-        return value
