@@ -37,7 +37,7 @@ FLOORS = [
     ],
     ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
-    ["timeline", "comparison", "config", "asynchronous", ""],
+    ["timeline", "comparison", "live", "config", "asynchronous", ""],
     ["integrations", "integrations.runnable", "show"],
 ]
 """From the ground up. Each module imports only from floors below, or from what stands before it on its own; "" is the face."""
