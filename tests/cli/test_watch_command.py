@@ -18,8 +18,9 @@ pytest.importorskip("typer", reason="the extra cli is not installed")
 import chunkstore
 from chunkstore import ChunkedRunLogStore
 from chunkstore.backends import Backend
+from chunkstore.backends.local import LocalBackend
 from commands import damage, run
-from places import again, finish, place, start
+from places import again, finish, in_bucket, start
 
 QUICK = ("--every", "0.02")
 
@@ -61,22 +62,25 @@ def watching() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def in_toml(backend: Any, server: Any) -> None:
+def in_toml(backend: Backend, server: Any) -> None:
     """The configuration by which the command finds a store that a test has opened."""
-    url = f"s3://{backend.bucket}/{backend.prefix}" if server else backend.place
-    settings = (
-        f'endpoint_url = "{server.endpoint_url}"\nkey = "{server.key}"\nsecret = "{server.secret}"' if server else ""
-    )
-    Path("chunkstore.toml").write_text(f'store = "it"\n[stores.it]\nurl = "{url}"\n{settings}\n')
+    url = backend.place.partition(" at ")[0]
+    settings = {"endpoint_url": server.endpoint_url, "key": server.key, "secret": server.secret} if server else {}
+    lines = [f'{name} = "{value}"' for name, value in {"url": url, **settings}.items()]
+    Path("chunkstore.toml").write_text("\n".join(['store = "it"', "[stores.it]", *lines, ""]))
 
 
-@pytest.mark.parametrize("where", ["local", "minio"])
+@pytest.fixture(scope="session", params=["local", "minio"])
+def server(request: pytest.FixtureRequest) -> Any:
+    """A server, or None for local disk. Of the session: it is started before a test's home folder is an empty one."""
+    return None if request.param == "local" else request.getfixturevalue(f"{request.param}_server")
+
+
 @pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("FAIL", 1)])
 def test_who_watches_sees_a_run_that_another_process_writes_and_how_it_ends(
-    where: str, status: str, code: int, request: pytest.FixtureRequest, tmp_path: Path
+    server: Any, status: str, code: int, tmp_path: Path
 ) -> None:
-    server = None if where == "local" else request.getfixturevalue("minio_server")
-    backend: Backend = place(where, request, tmp_path)
+    backend: Backend = in_bucket(server, tmp_path) if server else LocalBackend(tmp_path / "runs")
     in_toml(backend, server)
     writer = start(write, (ChunkedRunLogStore(backend), status))
     result = run("watch", "--wait", "r", *QUICK)
