@@ -107,7 +107,8 @@
     const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 216e5, 432e5, 864e5];
     const least = (view.to - view.from) * 90 / Math.max(rect.width, 90);
     const step = steps.find((each) => each >= least) || Math.ceil(least / 864e5) * 864e5;
-    for (let time = Math.ceil(view.from / step) * step; time <= view.to; time += step) {
+    const last = view.to - (view.to - view.from) * 50 / Math.max(rect.width, 100); // room for its label
+    for (let time = Math.ceil(view.from / step) * step; time <= last; time += step) {
       const tick = made("div", "tick", time ? `+${duration(time)}` : "0");
       tick.style.left = `${(time - view.from) / (view.to - view.from) * 100}%`;
       box.append(tick);

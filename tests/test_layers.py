@@ -22,7 +22,18 @@ def name_of(file: Path) -> str:
 
 
 FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
-FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "app"}
+FRAME = {
+    "documents",
+    "exits",
+    "output",
+    "asking",
+    "configuration",
+    "opening",
+    "completing",
+    "options",
+    "findings",
+    "app",
+}
 """Of the command line; every other file in `cli` is a command."""
 
 COMMANDS = sorted(name for name in FILES if name.startswith("cli.") and name.removeprefix("cli.") not in FRAME)
@@ -52,12 +63,12 @@ FLOORS = [
     ["timeline", "comparison", "live", "config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
-        *("naming", "demonstration", "show", "timeline_chart", "timeline_page"),
-        *("maintenance.progress", "maintenance"),
+        *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
+        *("maintenance.progress", "maintenance.packing", "maintenance"),
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.findings"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],
@@ -79,6 +90,8 @@ IMPORTS_ONLY = {
     "models": {"errors"},
     "timeline": {"errors", "models"},
     "comparison": {"errors", "models", "timeline", "values"},
+    "moments": {"errors"},
+    "outcomes": {"models"},
 }
 """Rooms that are pure, or know one thing only."""
 

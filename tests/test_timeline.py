@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkstore import BranchLog, InvalidInputError, JobLog, RunLog, StepAttempt, StepLog
+from chunkstore.comparison import compare
 from chunkstore.timeline import Span, Timeline, select, timeline_of
 from places import between
 
@@ -271,6 +272,17 @@ def test_a_selection_of_enough_is_all() -> None:
     assert select(timeline.spans, 0).left_out == 0
     with pytest.raises(InvalidInputError, match="limit"):
         select(timeline.spans, -1)
+
+
+def test_maps_in_maps_a_hundred_deep_have_their_timeline_and_are_compared() -> None:
+    inner = step("m" + ".b.m" * 100, attempt(0, 1))
+    for depth in reversed(range(100)):
+        name = "m" + ".b.m" * depth
+        inner = step(name, branches={f"{name}.b": branch(f"{name}.b", inner)})
+    timeline = line(run(inner))
+    assert (len(timeline.spans), timeline.spans[-1].depth) == (202, 201)
+    assert {span.duration for span in timeline.spans} == {timedelta(seconds=1)}
+    assert compare(run(inner), run(inner, status="FAIL")).differences[0].kind == "status"
 
 
 @st.composite

@@ -22,6 +22,7 @@ from chunkstore.following import RunChange
 from chunkstore.live import LiveRun
 from chunkstore.models import JobLog, RunLog, Status, StepLog
 from chunkstore.naming import awaited, resolve
+from chunkstore.outcomes import steps_of
 from chunkstore.store import ChunkedRunLogStore
 from chunkstore.timeline import timeline_of
 from chunkstore.timeline_chart import Chart
@@ -121,24 +122,13 @@ class _View:
         if not is_there:
             yield Text(f"{printable(self._title)}: not there yet", "dim")
             return
-        steps = list(_steps(run_log))
+        steps = list(steps_of(run_log))
         yield Text(printable(self._title), "bold", no_wrap=True, overflow="ellipsis")
         yield Text(_counted(steps), no_wrap=True, overflow="ellipsis")
         for message in damaged[:2]:
             yield Text(printable(message), "red", no_wrap=True, overflow="ellipsis")
         room = max(3, options.size.height - _OTHER_LINES - len(damaged[:2]))
         yield Chart(timeline_of(run_log, now=datetime.now(UTC)), room)
-
-
-def _steps(log: RunLog | StepLog) -> Iterator[StepLog]:
-    """All steps, nested ones included."""
-    own = log.steps.values() if isinstance(log, RunLog) else ()
-    nested = (
-        (step for branch in log.branches.values() for step in branch.steps.values()) if isinstance(log, StepLog) else ()
-    )
-    for step in (*own, *nested):
-        yield step
-        yield from _steps(step)
 
 
 def _counted(steps: list[StepLog]) -> str:

@@ -2,3 +2,8 @@
 
 Every function takes an open store first, changes only what it says, and returns a report.
 """
+
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.progress import Progress, Watcher
+
+__all__ = ["Progress", "Unpacked", "Watcher", "compact_runs", "ended_runs", "measure"]
