@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +11,7 @@ import typer
 from pydantic import Field
 
 from chunkstore.cli.documents import Document
+from chunkstore.cli.exits import Code, Exit
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, JsonOption, RunArgument, StoreOption
 from chunkstore.cli.output import Output
@@ -73,7 +74,10 @@ def timeline(
     ] = "",
     json: JsonOption = False,
 ) -> None:
-    """Show when each step, branch and attempt went on: a chart, or a page with -o."""
+    """Show when each step, branch and attempt went on: a chart, or a page with -o.
+
+    The exit code is 1 where chunks of the run are damaged: there may be more than is shown.
+    """
     output = Output(json=json)
     of_naive = _zone(zone) if zone else None
     with open_store_of(store, config) as opened:
@@ -85,17 +89,21 @@ def timeline(
     if output_file is not None:
         _write(output_file, page_of(made))
         output.note(f"{len(made.spans):,} lines are in {output_file}")
+    damaged = [finding.message for finding in reading.findings if finding.sort == "damaged"]
     if json:
-        damaged = [finding.message for finding in reading.findings if finding.sort == "damaged"]
         output.document(_document(place, made, damaged))
-        return
-    for note in made.notes:
-        output.note(f"note: {note}")
-    if output_file is None:
-        output.show(Chart(made, limit))
+    else:
+        for note in made.notes:
+            output.note(f"note: {note}")
+        if output_file is None:
+            output.show(Chart(made, limit))
+    if damaged:
+        raise Exit(Code.FOUND)
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    if name.upper() == "UTC":
+        return UTC  # also where the host has no list of zones
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

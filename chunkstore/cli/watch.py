@@ -61,7 +61,10 @@ def watch(
     ] = 1.0,
     json: JsonOption = False,
 ) -> None:
-    """Watch a run until it ends. Exit code 0 when it succeeded, 1 when it failed."""
+    """Watch a run until it ends. Exit code 0 when it succeeded, 1 when it failed.
+
+    Damage is shown, and does not change how the run ended.
+    """
     output = Output(json=json)
     with open_store_of(store, config, new=wait) as opened:
         run_id = awaited(run) if wait else resolve(opened, run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from zoneinfo import TZPATH
 
 import pytest
 
@@ -60,8 +62,8 @@ def test_times_without_a_zone_are_read_as_told(empty: ChunkedRunLogStore) -> Non
     empty.add_step_log(step, "r")
     arguments = ("timeline", "r", "-s", empty.backend.place, "--json")
     assert run(*arguments, "--zone", "UTC").document["spans"][1]["start"] == "2026-01-01T12:00:00Z"
-    pytest.importorskip("tzdata" if not Path("/usr/share/zoneinfo/Europe/Berlin").exists() else "zoneinfo")
-    assert run(*arguments, "--zone", "Europe/Berlin").document["spans"][1]["start"] == "2026-01-01T11:00:00Z"
+    if TZPATH or importlib.util.find_spec("tzdata"):
+        assert run(*arguments, "--zone", "Europe/Berlin").document["spans"][1]["start"] == "2026-01-01T11:00:00Z"
     for zone in ("Mars/Base", "../../etc/passwd", "/etc/passwd"):
         wrong = run(*arguments, "--zone", zone)
         assert wrong.code == 2
@@ -71,7 +73,7 @@ def test_times_without_a_zone_are_read_as_told(empty: ChunkedRunLogStore) -> Non
 def test_what_is_damaged_is_said_and_the_rest_is_shown(nightly: ChunkedRunLogStore) -> None:
     damage(nightly, "nightly-1/step.load.json")
     result = run("timeline", "nightly-1", "-s", nightly.backend.place)
-    assert result.code == 0
+    assert result.code == 1
     assert "nightly-1/step.load.json" in result.err
     assert "report" in result.out
     assert len(run("timeline", "nightly-1", "-s", nightly.backend.place, "--json").document["damaged"]) == 1
