@@ -14,10 +14,11 @@ from pydantic import Field
 from chunkstore.cli.completing import complete_run, complete_store
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, Exit
+from chunkstore.cli.findings import ShownFinding, is_damaged, show_findings, shown_findings
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, JsonOption, StoreOption
 from chunkstore.cli.output import Cell, Output, shown_duration
-from chunkstore.comparison import Change, Difference, DifferenceKind, Tolerance, compare
+from chunkstore.comparison import Change, Comparison, Difference, DifferenceKind, Tolerance, compare
 from chunkstore.naming import resolve
 from chunkstore.reading import Reading
 
@@ -32,14 +33,14 @@ class ComparedRun(Document):
 
     store: str
     run_id: str
-    damaged: list[str]
+    findings: list[ShownFinding]
 
 
 class FoundDifference(Document):
     """One thing that is not the same; values in full, durations in seconds."""
 
     kind: DifferenceKind
-    name: str
+    internal_name: str
     field: str
     change: Change
     left: Any
@@ -92,18 +93,13 @@ def diff(
     ours = _read(store, config, left)
     theirs = _read(store_b or store, config, right)
     compared = compare(ours[1].run_log, theirs[1].run_log, tolerance=tolerance)
-    for _, reading in (ours, theirs):
-        for finding in reading.findings:
-            output.warn(f"run {reading.run_log.run_id!r}: {finding.message}")
     sides = [_compared(*ours), _compared(*theirs)]
     if json:
         found = [_found(each) for each in compared.differences]
         output.document(Differences(left=sides[0], right=sides[1], same=compared.is_same, differences=found))
-    elif compared.is_same:
-        output.line(f"{sides[0].run_id} and {sides[1].run_id} do not differ")
     else:
-        _show(output, sides, compared.differences)
-    if not compared.is_same or any(side.damaged for side in sides):
+        _show(output, compared, sides, (ours[1], theirs[1]))
+    if not compared.is_same or is_damaged(ours[1]) or is_damaged(theirs[1]):
         raise Exit(Code.FOUND)
 
 
@@ -113,17 +109,22 @@ def _read(store: str, config: Path | None, run: str) -> tuple[str, Reading]:
 
 
 def _compared(place: str, reading: Reading) -> ComparedRun:
-    damaged = [finding.message for finding in reading.findings if finding.sort == "damaged"]
-    return ComparedRun(store=place, run_id=reading.run_log.run_id, damaged=damaged)
+    return ComparedRun(store=place, run_id=reading.run_log.run_id, findings=shown_findings(reading))
 
 
 def _found(each: Difference) -> FoundDifference:
     return FoundDifference(
-        kind=each.kind, name=each.name, field=each.field, change=each.change, left=each.left, right=each.right
+        kind=each.kind, internal_name=each.name, field=each.field, change=each.change, left=each.left, right=each.right
     )
 
 
-def _show(output: Output, sides: Sequence[ComparedRun], differences: Sequence[Difference]) -> None:
+def _show(output: Output, compared: Comparison, sides: Sequence[ComparedRun], readings: Sequence[Reading]) -> None:
+    for reading in readings:
+        show_findings(output, reading)
+    if compared.is_same:
+        output.line(f"{compared.left} and {compared.right} do not differ")
+        return
+    differences = compared.differences
     heads = [side.run_id for side in sides]
     if heads[0] == heads[1]:
         heads = [f"{side.run_id} in {side.store}" for side in sides]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, Exit
+from chunkstore.cli.findings import ShownFinding, is_damaged, show_findings, shown_findings
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, JsonOption, RunArgument, StoreOption
 from chunkstore.cli.output import Output
@@ -25,14 +26,14 @@ from chunkstore.timeline_page import page_of
 class TimedSpan(Document):
     """One line of the timeline; times are in UTC."""
 
-    name: str
+    internal_name: str
     label: str
     kind: SpanKind
     depth: int
     status: str
     start: datetime | None
     end: datetime | None
-    seconds: float | None
+    duration_seconds: float | None
     attempt: int
     attempts: int
     running: bool
@@ -50,7 +51,7 @@ class Times(Document):
     now: datetime
     spans: list[TimedSpan]
     notes: list[str]
-    damaged: list[str]
+    findings: list[ShownFinding]
 
 
 def timeline(
@@ -83,21 +84,19 @@ def timeline(
     with open_store_of(store, config) as opened:
         reading = opened.read_run_log(resolve(opened, run))
         place = opened.backend.place
-    for finding in reading.findings:
-        output.warn(finding.message)
     made = timeline_of(reading.run_log, now=datetime.now(UTC), zone=of_naive)
     if output_file is not None:
         _write(output_file, page_of(made))
         output.note(f"{len(made.spans):,} lines are in {output_file}")
-    damaged = [finding.message for finding in reading.findings if finding.sort == "damaged"]
     if json:
-        output.document(_document(place, made, damaged))
+        output.document(_document(place, made, shown_findings(reading)))
     else:
+        show_findings(output, reading)
         for note in made.notes:
             output.note(f"note: {note}")
         if output_file is None:
             output.show(Chart(made, limit))
-    if damaged:
+    if is_damaged(reading):
         raise Exit(Code.FOUND)
 
 
@@ -119,27 +118,27 @@ def _write(file: Path, page: str) -> None:
         raise InvalidInputError(f"{file} cannot be written: {error.strerror}", name=str(file)) from error
 
 
-def _document(place: str, made: Timeline, damaged: list[str]) -> Times:
+def _document(place: str, made: Timeline, findings: list[ShownFinding]) -> Times:
     return Times(
         store=place,
         run_id=made.run_id,
         now=made.now,
         spans=[_span(span) for span in made.spans],
         notes=list(made.notes),
-        damaged=damaged,
+        findings=findings,
     )
 
 
 def _span(span: Span) -> TimedSpan:
     return TimedSpan(
-        name=span.name,
+        internal_name=span.name,
         label=span.label,
         kind=span.kind,
         depth=span.depth,
         status=span.status,
         start=span.start,
         end=span.end,
-        seconds=None if span.duration is None else span.duration.total_seconds(),
+        duration_seconds=None if span.duration is None else span.duration.total_seconds(),
         attempt=span.attempt,
         attempts=span.attempts,
         running=span.is_running,

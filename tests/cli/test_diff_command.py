@@ -45,7 +45,7 @@ def test_the_document_has_every_difference_in_full(empty: ChunkedRunLogStore) ->
     result = run("diff", "a", "b", "-s", empty.backend.place, "--json")
     assert result.code == 1
     assert (result.document["schema"], result.document["same"]) == ("chunkstore/diff/1", False)
-    assert result.document["left"] == {"store": empty.backend.place, "run_id": "a", "damaged": []}
+    assert result.document["left"] == {"store": empty.backend.place, "run_id": "a", "findings": []}
     found = {each["field"]: (each["change"], each["left"], each["right"]) for each in result.document["differences"]}
     assert found == {
         "long": ("changed", f"{long}a", f"{long}b"),
@@ -133,7 +133,7 @@ def test_what_is_damaged_is_said_and_cannot_pass_for_the_same(nightly: ChunkedRu
     assert "nightly-1/step.load.json" in result.err
     document = run("diff", "nightly-1", "nightly-1", "-s", nightly.backend.place, "--json")
     assert document.code == 1
-    assert len(document.document["left"]["damaged"]) == 1
+    assert len(document.document["left"]["findings"]) == 1
 
 
 def test_a_run_that_is_not_there_is_exit_code_3(empty: ChunkedRunLogStore) -> None:

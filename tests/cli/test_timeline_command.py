@@ -34,9 +34,9 @@ def test_few_lines_are_shown_where_few_are_wanted(nightly: ChunkedRunLogStore) -
 def test_the_document_has_all_spans(nightly: ChunkedRunLogStore) -> None:
     document = run("timeline", "nightly-3", "-s", nightly.backend.place, "--json", "--limit", "1").document
     assert document["schema"] == "chunkstore/timeline/1"
-    spans = {span["name"]: span for span in document["spans"]}
+    spans = {span["internal_name"]: span for span in document["spans"]}
     assert len(document["spans"]) == 14
-    assert (spans["load"]["seconds"], spans["load"]["running"]) == (4.5, False)
+    assert (spans["load"]["duration_seconds"], spans["load"]["running"]) == (4.5, False)
     assert spans["train.us.fit"]["running"]
     assert spans["train.us.fit"]["end"] == document["now"]
 
@@ -76,7 +76,7 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(nightly: ChunkedRunLogSto
     assert result.code == 1
     assert "nightly-1/step.load.json" in result.err
     assert "report" in result.out
-    assert len(run("timeline", "nightly-1", "-s", nightly.backend.place, "--json").document["damaged"]) == 1
+    assert len(run("timeline", "nightly-1", "-s", nightly.backend.place, "--json").document["findings"]) == 1
 
 
 def test_a_run_that_is_not_there_is_exit_code_3(empty: ChunkedRunLogStore) -> None:
