@@ -65,5 +65,22 @@ def test_what_is_damaged_stays_as_it_was_and_its_children_are_kept() -> None:
     assert list(anew.run_log().steps["map"].branches) == ["map.1.5", "map.a.b/c"]
 
 
+def test_what_was_taken_away_is_in_no_later_run_log_and_what_was_told_is_not_touched() -> None:
+    store = ChunkedRunLogStore(memory())
+    write(store)
+    live = LiveRun("r")
+    changes = list(store.iter_chunks("r"))
+    for change in changes:
+        live.take(change)
+    assert list(live.run_log().steps["map"].branches) == ["map.1.5", "map.a.b/c"]
+    assert all(
+        not getattr(change.value, "branches", {}) and not getattr(change.value, "steps", {}) for change in changes
+    )
+    for kind, name in (("branch", "map.1.5"), ("step", "map.1.5.fit")):
+        live.take(RunChange("removed", kind, name))
+    live.take(RunChange("removed", "parameter", "value", "map.1.5"))
+    assert list(live.run_log().steps["map"].branches) == ["map.a.b/c"]
+
+
 def test_a_run_of_which_nothing_was_told_yet_has_its_id() -> None:
     assert LiveRun("r").run_log().run_id == "r"

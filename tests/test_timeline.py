@@ -147,6 +147,13 @@ def test_nothing_runs_in_what_has_ended() -> None:
         assert (seconds(fit.start), fit.end, fit.duration, fit.is_running) == (30, None, None, False)
 
 
+def test_a_step_whose_last_attempt_never_ended_has_no_end_whatever_the_first_one_said() -> None:
+    fit = span_of(
+        line(run(step("fit", attempt(0, 2), attempt(5, attempt_number=2), status="FAIL"), status="FAIL")), "fit"
+    )
+    assert (seconds(fit.start), fit.end, fit.duration) == (0, None, None)
+
+
 def test_what_was_created_and_not_begun_is_not_running() -> None:
     timeline = line(run(step("fit", status="CREATED"), step("test", status="TRIGGERED"), status="CREATED"))
     assert [(span.start, span.is_running) for span in timeline.spans] == [(None, False)] * 3
