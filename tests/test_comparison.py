@@ -313,7 +313,7 @@ def test_runs_of_two_stores_are_compared_as_they_are_read() -> None:
     assert (found.field, found.left, found.right) == ("q", [1, {"deep": 0}], [1, {"deep": 1}])
 
 
-def test_ten_thousand_steps_are_compared_once_each() -> None:
-    left = run(*(step(f"s{number}", attempt(1)) for number in range(10_000)))
-    right = run(*(step(f"s{number}", attempt(1)) for number in reversed(range(10_001))))
-    assert told(compare(left, right)) == [("step", "s10000", "status", "only right", None, "SUCCESS")]
+def test_thousands_of_steps_are_compared_once_each() -> None:
+    left = run(*(step(f"s{number}", attempt(1)) for number in range(2_000)))
+    right = run(*(step(f"s{number}", attempt(1)) for number in reversed(range(2_001))))
+    assert told(compare(left, right)) == [("step", "s2000", "status", "only right", None, "SUCCESS")]
