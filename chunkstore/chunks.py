@@ -569,6 +569,10 @@ class Chunks:
         """Waits, before a place is asked again what is new there."""
         self._timing.sleep(seconds)
 
+    def now(self) -> float:
+        """Seconds of the clock that pauses and deadlines are measured by."""
+        return self._timing.now()
+
     def saw(self, stamp: str) -> None:
         """Takes note of the age of a chunk that came another way: what is made from now on is younger."""
         self._clock.saw(stamp)

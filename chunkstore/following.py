@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from chunkstore import keys
 from chunkstore.chunks import Chunks
-from chunkstore.errors import FormatError
+from chunkstore.errors import FormatError, RunLogNotFoundError
 from chunkstore.keys import Kind
 from chunkstore.known import Stored
 from chunkstore.models import TERMINAL, RunLog
@@ -39,32 +40,50 @@ class Follower:
     def __init__(self, chunks: Chunks, reader: Reader, run_id: str) -> None:
         self._run_id = run_id
         self._reader = reader
+        self._chunks = chunks
         self._watch = Watch(chunks, run_id)
-        self._pause = chunks.pause
+        self._was_there = False
         self._met: set[str] = set()
         self._damaged: set[str] = set()
         self._status = ""
 
-    def changes(self, poll_seconds: float) -> Iterator[RunChange]:
+    def changes(self, poll_seconds: float, *, wait: bool, timeout: float | None) -> Iterator[RunChange]:
         """The changes, look by look; ends when the run has ended and one more look finds nothing new."""
+        until = math.inf if timeout is None else self._chunks.now() + timeout
         while True:
             ended = self._has_ended()
-            found = self._look()
+            found = self._look_or_wait() if wait and not self._was_there else self._look()
             yield from found
             if ended and self._has_ended() and not found:
                 return
-            self._pause(poll_seconds)
+            left = until - self._chunks.now()
+            if left <= 0:
+                raise TimeoutError(self._not_in_time(timeout))
+            self._chunks.pause(min(poll_seconds, left))
+
+    def _not_in_time(self, timeout: float | None) -> str:
+        missed = "has not ended" if self._was_there else "was not there"
+        return f"run {self._run_id!r} {missed} within {timeout:g} s; follow it again, or for longer"
+
+    def _look_or_wait(self) -> list[RunChange]:
+        """As `_look`; nothing as long as there is no such run, also where one of its id is being deleted."""
+        try:
+            return self._look()
+        except RunLogNotFoundError:
+            self._watch = Watch(self._chunks, self._run_id)
+            self._met.clear()
+            return []
 
     def _has_ended(self) -> bool:
         return self._status in TERMINAL
 
     def _look(self) -> list[RunChange]:
-        first = not self._met and not self._damaged
         sight = self._watch.look()
         header = keys.key_of(keys.header(self._run_id))
-        if sight.anew or header in sight.removed or (first and not _shows(sight, header)):
+        if sight.anew or header in sight.removed or (not self._was_there and not _shows(sight, header)):
             raise self._reader.no_run(self._run_id)
         changed = [self._changed(stored) for stored in sorted(sight.changed, key=age)]
+        self._was_there = True
         return [*changed, *self._newly_damaged(sight), *map(self._removed, sight.removed)]
 
     def _changed(self, stored: Stored) -> RunChange:

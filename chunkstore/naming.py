@@ -57,6 +57,20 @@ def resolve(store: ChunkedRunLogStore, name: str) -> str:
     return _relative(store, name, wanted, int(relative["back"] or 0))
 
 
+def awaited(name: str) -> str:
+    """The id that a person means of a run which may not be there yet: the name as it is, or behind `id:`; never the start of one.
+
+    Raises `InvalidInputError` for a name that only existing runs have, such as `last`. Sends nothing.
+    """
+    if _RELATIVE.fullmatch(name) is not None:
+        raise InvalidInputError(
+            f"{name!r} names one of the runs that are there, so it cannot be waited for; give an id, or {_EXACTLY + name!r} "
+            "for a run of that very id",
+            run_id=name,
+        )
+    return name.removeprefix(_EXACTLY)
+
+
 def status_of(word: str) -> str:
     """The status that a person means by a word: in upper case, and `failed`, `succeeded` and `running` as they are stored."""
     return _WORDS.get(word.lower(), word.upper())

@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -299,7 +298,7 @@ class _Search:
         except FormatError as error:
             log.warning("%s: %s", parameter.key, error)
             return False
-        return "value" in fields and _are_equal(fields["value"], self._parameters[parameter.chunk.envelope.name])
+        return "value" in fields and values.equal(fields["value"], self._parameters[parameter.chunk.envelope.name])
 
 
 # Values.
@@ -314,19 +313,6 @@ def _as_stored(schema: Schema, name: str, value: object) -> Json:
         return values.decode(values.encode_strictly({"value": value}))["value"]
     except InvalidInputError as error:
         raise InvalidInputError(f"parameter {name!r} cannot be compared: {error}", name=name) from error
-
-
-def _are_equal(left: Json, right: Json) -> bool:
-    """As JSON values, where 1 and 1.0 are one number, true is none, and NaN equals itself."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_are_equal(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_are_equal, left, right))
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, int | float) and isinstance(right, int | float):
-        return left == right or (math.isnan(left) and math.isnan(right))
-    return left == right
 
 
 def _check_time(name: str, time: object) -> None:

@@ -137,7 +137,7 @@ class Reader:
             names = possible_parents(parts)
             parts.damaged_steps = {name for name in names if keys.key_of(keys.step(run_id, name)) in by_key}
             parts.damaged_branches = {name for name in names if keys.key_of(keys.branch(run_id, name)) in by_key}
-        placeholders = assemble(cast(Run, run_log), parts, _Placeholders(self._schema))
+        placeholders = assemble(cast(Run, run_log), parts, Placeholders(self._schema))
         return Reading(run_log, _findings(damaged, placeholders, scan.left_over))
 
     def _require_that_it_is_there(self, run_id: str, scan: Scan) -> None:
@@ -278,7 +278,7 @@ class Reader:
         return False
 
 
-class _Placeholders:
+class Placeholders:
     """What stands in a run log where a chunk is missing."""
 
     def __init__(self, schema: Schema) -> None:

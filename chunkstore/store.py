@@ -239,15 +239,20 @@ class ChunkedRunLogStore:
         """
         return streamed(self._chunks, self._reader, run_id)
 
-    def follow(self, run_id: str, *, poll_seconds: float = 1.0) -> Iterator[RunChange]:
+    def follow(
+        self, run_id: str, *, poll_seconds: float = 1.0, wait: bool = False, timeout: float | None = None
+    ) -> Iterator[RunChange]:
         """The changes of a run as they come: first all that is there, oldest first, then what is new; until the run has ended.
 
         Each look costs one listing, and one request for each chunk that changed; there is a pause between two. After the terminal
-        status it looks until it finds nothing new. Raises `RunLogNotFoundError` where the run is not there, or is deleted meanwhile.
+        status it looks until it finds nothing new. Raises `RunLogNotFoundError` where the run is not there (with `wait` it looks
+        until it is), or is deleted meanwhile; `TimeoutError` where it has not ended after `timeout` seconds.
         """
         if not poll_seconds > 0:
             raise InvalidInputError(f"poll_seconds must be above 0, not {poll_seconds!r}", run_id=run_id)
-        return Follower(self._chunks, self._reader, run_id).changes(poll_seconds)
+        if timeout is not None and not timeout >= 0:
+            raise InvalidInputError(f"timeout must be a number of seconds, 0 or more, not {timeout!r}", run_id=run_id)
+        return Follower(self._chunks, self._reader, run_id).changes(poll_seconds, wait=wait, timeout=timeout)
 
     def put_run_log(self, run_log: RunLog) -> None:
         """Stores a run log with all that is in it: what changed since it was read, and what is new. Erases nothing.

@@ -112,6 +112,19 @@ def same(left: Json, right: Json) -> bool:
     return left == right
 
 
+def equal(left: Json, right: Json) -> bool:
+    """Whether two values are equal for people: as `same`, but 1 and 1.0 are one number, and so are 0.0 and -0.0."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(equal, left, right))
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, float) and isinstance(right, float):
+        return left == right or (math.isnan(left) and math.isnan(right))
+    return left == right
+
+
 def encode_strictly(value: Mapping[str, object], *, max_depth: int = MAX_DEPTH) -> Content:
     """As `encode`, after a look at each value, which takes about a microsecond for each: what is no JSON is refused."""
     exact: dict[str, str] = {}

@@ -49,7 +49,7 @@ url = "runs/"
 | 4 | a conflict or a lease: somebody else was faster or holds it, or it exists already |
 | 5 | the store did not answer as it should: network, server, disk, permissions |
 
-70 is a fault of chunkstore itself, 130 Ctrl-C, 141 a reader of the output that went away.
+70 is a fault of chunkstore itself, 124 a `--timeout` that was over, 130 Ctrl-C, 141 a reader of the output that went away.
 
 **Output.** Results go to stdout, all else to stderr. On a terminal a table fits it; elsewhere nothing is cut. `NO_COLOR` is heeded. With `--json` a command prints one JSON document, in ASCII, whose first field
 `schema` says which one and in which version: [json/](json/) has a JSON Schema of each, and so has `chunkstore schema`. NaN and the infinities, which JSON lacks, are the texts `"NaN"`, `"Infinity"`, `"-Infinity"`.

@@ -62,10 +62,10 @@ FLOORS = [
     ],
     ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
-    ["config", "asynchronous", ""],
+    ["timeline", "comparison", "live", "config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
-        *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
+        *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
         *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
         *("maintenance.documents", "maintenance.tabular", "maintenance.exporting"),
         *("maintenance.import_report", "maintenance.import_json"),
@@ -102,6 +102,8 @@ IMPORTS_ONLY = {
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
+    "timeline": {"errors", "models"},
+    "comparison": {"errors", "models", "timeline", "values"},
     "moments": {"errors"},
     "outcomes": {"models"},
 }
@@ -121,6 +123,7 @@ EXTRAS = {
     "integrations.runnable": {"runnable"},
     "maintenance.importing_db_log": {"sqlalchemy"},
     "show": {"rich"},
+    "timeline_chart": {"rich"},
 }
 """Who may import what not all users have, or what takes long to import."""
 

@@ -21,6 +21,7 @@ from chunkstore.cli import (
     config_check,
     cp,
     demo,
+    diff,
     export,
     import_,
     ls,
@@ -29,6 +30,8 @@ from chunkstore.cli import (
     reindex,
     schema,
     show,
+    timeline,
+    watch,
 )
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
@@ -55,6 +58,9 @@ class Command:
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("ls", ls.ls, LOOK, ls.Runs),
     Command("show", show.show, LOOK, show.Run),
+    Command("timeline", timeline.timeline, LOOK, timeline.Times),
+    Command("diff", diff.diff, LOOK, diff.Differences),
+    Command("watch", watch.watch, LOOK, watch.Change),
     Command("params", params.params, LOOK, params.Parameters),
     Command("metrics", metrics.metrics, LOOK, metrics.Metrics),
     Command("cat", cat.cat, LOOK, cat.Objects),

@@ -33,6 +33,11 @@ def written(document: Document) -> str:
     return json.dumps(as_json(document.model_dump(mode="json", by_alias=True)), allow_nan=False, indent=2)
 
 
+def written_line(document: Document) -> str:
+    """As `written`, in one line."""
+    return json.dumps(as_json(document.model_dump(mode="json", by_alias=True)), allow_nan=False)
+
+
 def as_json(value: Any) -> Any:
     """The value with the numbers that JSON lacks as text."""
     if isinstance(value, dict):

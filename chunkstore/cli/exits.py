@@ -37,6 +37,8 @@ class Code(IntEnum):
     """The store did not answer, or not as it should: network, server, disk, permissions."""
     BROKEN = 70
     """A fault of chunkstore itself, as sysexits.h has it: a script must not take it for a failed run."""
+    TIMED_OUT = 124
+    """`--timeout` was over before what was waited for, as of `timeout` of the coreutils: a script must not take it for a failed run."""
     INTERRUPTED = 130
     PIPE_CLOSED = 141
     """Whoever read the output went away, as of a program that SIGPIPE ends."""

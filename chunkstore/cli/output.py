@@ -12,13 +12,14 @@ from typing import Final, Literal, TextIO, TypeAlias
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from chunkstore.cli.documents import Document, written
+from chunkstore.cli.documents import Document, written, written_line
 from chunkstore.cli.exits import Code
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.show import printable, status_text
@@ -97,6 +98,16 @@ class Output:
     def document(self, document: Document) -> None:
         """The `--json` document."""
         self._out.out(written(document), highlight=False)
+
+    def document_line(self, document: Document) -> None:
+        """One of many `--json` documents, each in a line of its own; at once, for whoever reads along."""
+        self._out.out(written_line(document), highlight=False)
+
+    @contextmanager
+    def live(self, view: RenderableType) -> Iterator[None]:
+        """Shows the view, drawn anew twice a second as long as the block runs; the last one stays. For a terminal."""
+        with Live(view, console=self._out, refresh_per_second=2, vertical_overflow="crop"):
+            yield
 
     def note(self, text: Cell) -> None:
         """A word to whoever runs the command, on stderr; nothing that a script reads."""

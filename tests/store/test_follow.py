@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chunkstore import ChunkedRunLogStore, InvalidInputError, RunChange, RunLogNotFoundError, StoreSettings
-from chunkstore.backends import ANY
+from chunkstore.backends import ANY, Condition
 from chunkstore.chunks import Timing
 from chunkstore.testing import CountingBackend
 from places import again, meanwhile, memory, place, sized
@@ -249,3 +249,79 @@ def test_a_damaged_pack_is_told(store: ChunkedRunLogStore) -> None:
         seen = told(changes)
         assert ("damaged", "pack", "") in seen
         assert ("new", "step", "a") in seen
+
+
+def test_who_waits_sees_a_run_that_comes_later_from_its_beginning(store: ChunkedRunLogStore) -> None:
+    def create() -> None:
+        store.create_run_log("later")
+        store.set_parameters("later", {"p": 1})
+
+    end = (lambda: None, lambda: None, create, lambda: store.update_run_log_status("later", "FAIL"))
+    follower = following(store, end)
+    assert told(follower.follow("later", wait=True)) == [("new", "run", ""), ("new", "parameter", "p"), END]
+    backend = follower.backend
+    assert isinstance(backend, CountingBackend)
+    assert backend.by_verb == {"list": 6, "get_many": 3}  # a look in vain costs one listing
+
+
+def test_who_waits_while_a_run_of_that_id_is_being_deleted_sees_the_next_one(store: ChunkedRunLogStore) -> None:
+    store.update_run_log_status("r", "SUCCESS")
+    header = store.backend.get("r/run.json").data
+
+    def mark() -> None:
+        gone = ChunkedRunLogStore(CutOff(store.backend))
+        with pytest.raises(KeyboardInterrupt):
+            gone.delete_run_log("r")
+
+    mark()
+    assert store.backend.get("r/run.json").data != header
+    with pytest.raises(RunLogNotFoundError):
+        list(again(store).follow("r"))
+
+    def anew() -> None:
+        again(store).delete_run_log("r")
+        again(store).create_run_log("r", tag="second")
+
+    seen = list(following(again(store), [lambda: None, anew]).follow("r", wait=True))
+    assert [change.sort for change in seen] == ["new", "changed"]
+    first: Any = seen[0].value
+    assert first.tag == "second"
+
+
+class CutOff(CountingBackend):
+    """A place whose user is cut off when the first object is deleted."""
+
+    def delete(self, key: str, condition: Condition = ANY) -> None:
+        raise KeyboardInterrupt
+
+
+def test_who_waited_for_a_run_that_is_deleted_later_is_told(store: ChunkedRunLogStore) -> None:
+    turns = [lambda: store.create_run_log("later"), lambda: store.delete_run_log("later")]
+    with pytest.raises(RunLogNotFoundError, match="later"):
+        list(following(store, turns).follow("later", wait=True))
+
+
+@pytest.mark.parametrize("run_id", ["r", "missing"])
+def test_after_the_timeout_it_is_told_and_no_pause_goes_beyond(store: ChunkedRunLogStore, run_id: str) -> None:
+    now, pauses = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    timing = Timing(now=lambda: now[0], sleep=sleep)
+    follower = ChunkedRunLogStore(store.backend, timing=timing)
+    with pytest.raises(TimeoutError, match=f"'{run_id}' (has not ended|was not there) within 2.5 s"):
+        list(follower.follow(run_id, poll_seconds=1, wait=True, timeout=2.5))
+    assert pauses == [1, 1, 0.5]
+
+
+def test_a_run_that_has_ended_needs_no_time(store: ChunkedRunLogStore) -> None:
+    store.update_run_log_status("r", "SUCCESS")
+    assert told(again(store).follow("r", timeout=0.2, poll_seconds=0.001)) == [("new", "run", "")]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_timeout_that_is_none_is_refused(store: ChunkedRunLogStore, timeout: float) -> None:
+    with pytest.raises(InvalidInputError, match="timeout"):
+        store.follow("r", timeout=timeout)
