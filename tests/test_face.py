@@ -25,6 +25,7 @@ HEAVY = [
         "sqlalchemy",
         "rich",
         "greenlet",
+        "pyarrow",
     ),
     *("pytest", "_pytest", "hypothesis", "moto", "asyncio", "multiprocessing", "ssl", "numpy", "pandas", "yaml"),
 ]
