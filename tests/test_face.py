@@ -26,6 +26,7 @@ HEAVY = [
         "rich",
         "typer",
         "greenlet",
+        "pyarrow",
     ),
     *("pytest", "_pytest", "hypothesis", "moto", "asyncio", "multiprocessing", "ssl", "numpy", "pandas", "yaml"),
 ]
