@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from chunkstore.models import BranchLog, JobLog, RunLog, StepAttempt, StepLog
 
@@ -56,9 +58,8 @@ def span_of(attempts: Iterable[StepAttempt]) -> timedelta | None:
 
 def attempts_of(log: RunLog | BranchLog | Work) -> Iterator[StepAttempt]:
     """All attempts of a log and of what is below it."""
-    if isinstance(attempts := getattr(log, "attempts", None), list):
-        yield from attempts
-    if (job := getattr(log, "job", None)) is not None:
+    yield from _field(log, "attempts", [])
+    if (job := _field(log, "job", None)) is not None:
         yield from job.attempts
     for step in steps_of(log):
         yield from step.attempts
@@ -75,21 +76,26 @@ def steps_of(log: RunLog | BranchLog | Work) -> Iterator[StepLog]:
 
 def _steps_of(log: RunLog | BranchLog | Work) -> list[StepLog]:
     """The steps of a run or branch; of a step those of its branches."""
-    branches: Mapping[str, BranchLog] = getattr(log, "branches", {})
-    steps: Mapping[str, StepLog] = getattr(log, "steps", {})
+    branches: Mapping[str, BranchLog] = _field(log, "branches", {})
+    steps: Mapping[str, StepLog] = _field(log, "steps", {})
     return [*steps.values(), *(step for branch in branches.values() for step in branch.steps.values())]
+
+
+def _field(log: BaseModel, name: str, otherwise: Any) -> Any:
+    """What the model has under this name; a field that somebody added, and calls so too, is none of it."""
+    return getattr(log, name) if name in type(log).model_fields else otherwise
 
 
 def branches_of(log: RunLog | BranchLog | StepLog) -> Iterator[BranchLog]:
     """All branches below a log, those of a step before those within them."""
-    yield from getattr(log, "branches", {}).values()
+    yield from _field(log, "branches", {}).values()
     for step in steps_of(log):
         yield from step.branches.values()
 
 
 def reason_of(work: Work | StepAttempt) -> str:
     """The first line of the last message of its attempts, or else of its own; empty where nobody said anything."""
-    messages = [attempt.message for attempt in reversed(getattr(work, "attempts", []))]
+    messages = [attempt.message for attempt in reversed(_field(work, "attempts", []))]
     return next(filter(None, map(first_line, [*messages, work.message])), "")
 
 
@@ -121,7 +127,7 @@ def _metrics(run_log: RunLog) -> Iterator[Metric]:
     if run_log.job is not None:
         yield from _metrics_of_attempts("", run_log.job)
     for step in steps_of(run_log):
-        for name, value in getattr(step, "user_defined_metrics", {}).items():
+        for name, value in _field(step, "user_defined_metrics", {}).items():
             yield Metric(name, value_of(value), step.internal_name, "step")
         yield from _metrics_of_attempts(step.internal_name, step)
         for branch in step.branches.values():

@@ -133,3 +133,19 @@ def test_a_plain_value_is_what_it_is() -> None:
     plain = {"kind": "metric", "value": 1, "more": 2}
     assert (value_of(plain), kind_of(plain)) == (plain, "json")
     assert (value_of(MetricParameter(value=1)), kind_of(MetricParameter(value=1))) == (1, "metric")
+
+
+def test_a_field_that_somebody_added_is_not_taken_for_a_part_of_the_run() -> None:
+    run_log = RunLog.model_validate(
+        {
+            "run_id": "r",
+            "attempts": "three",
+            "branches": ["eu"],
+            "user_defined_metrics": 1,
+            "steps": {"s": {"name": "s", "internal_name": "s", "job": 1}},
+        }
+    )
+    assert duration_of(run_log) is None
+    assert [step.internal_name for step in steps_of(run_log)] == ["s"]
+    assert list(branches_of(run_log)) == []
+    assert failures_of(run_log) == metrics_of(run_log) == ()
