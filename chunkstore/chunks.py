@@ -226,7 +226,10 @@ class Chunks:
         # Stamped in turn: threads would take their stamps in any order, and the steps of one call come back in another.
         found = list(changes)
         if len(found) > 1:
-            found = [one if one.initial is None else one._replace(created_at=self._clock.stamp()) for one in found]
+            found = [
+                one if one.initial is None or one.created_at else one._replace(created_at=self._clock.stamp())
+                for one in found
+            ]
         return self._at_once(self.change, found)
 
     def mark_deleted(self, chunk: ChunkId) -> Stored:
