@@ -1,0 +1,272 @@
+"""The trash of a store: what is in it, taking a run out of it, and emptying it. How a run gets there stands in `moving`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from chunkstore import codec, keys, packs, values
+from chunkstore.chunks import Change, chunk_of
+from chunkstore.codec import Chunk
+from chunkstore.errors import (
+    ConflictError,
+    FormatError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    RunLogExistsError,
+    RunLogNotFoundError,
+)
+from chunkstore.known import Stored
+from chunkstore.maintenance.moving import Mark, Mover, Trashed, entries, mark_of
+from chunkstore.maintenance.progress import Progress, Watcher
+from chunkstore.merge import merge_objects
+from chunkstore.packs import Pack, Packing
+from chunkstore.store import ChunkedRunLogStore
+from chunkstore.values import Content
+
+log = logging.getLogger(__name__)
+
+GRACE: Final = timedelta(days=7)
+"""For how long a run stays in the trash at the least, unless asked for otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A run that is back."""
+
+    run_id: str
+    name: str
+    """Of the copy that it came from."""
+    objects: int
+    """How many were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """What emptying the trash came to."""
+
+    runs: tuple[Trashed, ...]
+    """Gone for good; with `dry_run` those that would be."""
+    kept: int
+    """Copies that are too young, or that a run which is being moved or restored needs."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the copies that are gone."""
+        return sum(entry.bytes for entry in self.runs)
+
+
+def list_trash(store: ChunkedRunLogStore) -> list[Trashed]:
+    """What is in the trash, oldest first. One listing: one request per 500 runs."""
+    return entries(store)[0]
+
+
+def restore(store: ChunkedRunLogStore, name: str) -> Restored:
+    """Brings a run back from the trash, complete, as it was; `name` is its id, or that of the copy where there are several.
+
+    Readers find the run once all of it is back. A call that is cut short has taken nothing away, and the next one finishes it. What somebody
+    wrote to the run while it was moved there is in it too.
+
+    Raises `RunLogNotFoundError` where it is not in the trash, `RunLogExistsError` where a run of that id is there, `InvalidInputError`
+    where several copies have the id, `FormatError` where the copy is damaged. Costs two listings, a get and a put of the copy, a get and
+    two puts of the header, one for each other object, and two to take the copy away.
+    """
+    entry = _found(store, name)
+    mover = Mover(store)
+    reserved = _freed(mover, entry)
+    # Nobody adds to the copy from here on, and where deletes have conditions nobody empties it.
+    pack = _claimed(mover, entry)
+    header = _header_in(pack, entry)
+    if reserved is None:
+        reserved = mover.reserve(header, entry.name)
+    if reserved is None:
+        raise _exists(store, entry.run_id)
+    written = _put_back(mover, pack, header)
+    if not mover.open(reserved, header):
+        raise ConflictError(
+            f"run {entry.run_id!r} in {store.backend.place} was changed by somebody else while it was being restored; "
+            "it is in the trash as before: look what stands there now, and restore it again",
+            run_id=entry.run_id,
+        )
+    _take_away(mover, entry)
+    return Restored(entry.run_id, entry.name, written + 1)
+
+
+def _found(store: ChunkedRunLogStore, name: str) -> Trashed:
+    """The copy that is meant."""
+    everything = list_trash(store)
+    named = [entry for entry in everything if entry.name == name]
+    of_run = [entry for entry in everything if entry.run_id == name]
+    # One that is not complete may be what a killed mover left; it counts where there is no other.
+    found = named or [entry for entry in of_run if entry.complete] or of_run
+    if not found:
+        raise RunLogNotFoundError(f"run {name!r} is not in the trash of {store.backend.place}", run_id=name)
+    if len(found) > 1:
+        raise InvalidInputError(
+            f"run {name!r} is in the trash {len(found)} times; name one of them: {', '.join(one.name for one in found)}",
+            run_id=name,
+        )
+    return found[0]
+
+
+def _freed(mover: Mover, entry: Trashed) -> Stored | None:
+    """None where the id is free, after finishing a move that was cut short; the header where restoring had begun."""
+    try:
+        header = mover.header(entry.run_id)
+    except ObjectNotFoundError:
+        return None
+    except FormatError as error:
+        raise _exists(mover.store, entry.run_id) from error
+    mark = mark_of(header)
+    if mark == Mark("restoring", entry.name):
+        return header
+    if mark not in (Mark("moving", entry.name), Mark("emptied", entry.name)):
+        raise _exists(mover.store, entry.run_id)
+    mover.finish(header)
+    return None
+
+
+def _exists(store: ChunkedRunLogStore, run_id: str) -> RunLogExistsError:
+    return RunLogExistsError(
+        f"a run {run_id!r} is in {store.backend.place} already, so the one in the trash is not restored; remove that one first",
+        run_id=run_id,
+    )
+
+
+def _claimed(mover: Mover, entry: Trashed) -> Pack:
+    try:
+        return mover.claim(entry)
+    except ObjectNotFoundError as error:
+        raise RunLogNotFoundError(
+            f"run {entry.run_id!r} is not in the trash of {mover.backend.place} any more", run_id=entry.run_id
+        ) from error
+
+
+def _header_in(pack: Pack, entry: Trashed) -> Chunk:
+    key = keys.key_of(keys.header(entry.run_id))
+    if key not in pack.members:
+        raise FormatError(f"{entry.key} holds no header of run {entry.run_id!r}", run_id=entry.run_id, key=entry.key)
+    return codec.decode(pack.data_of(key), key)
+
+
+def _put_back(mover: Mover, pack: Pack, header: Chunk) -> int:
+    """Writes all but the header. Returns how many objects those are."""
+    run_id = header.envelope.run
+    inner = _pack_in(pack, header)
+    if inner is not None:
+        # Made anew, so that it has a version that never was, as all that is put back.
+        again = [Packing(one.key, one.version, inner.data_of(one.key), one.stays) for one in inner.members.values()]
+        mover.chunks.put_new(keys.pack(run_id), packs.encode(run_id, inner.founded, secrets.token_hex(8), again))
+    written = {keys.key_of(keys.header(run_id))} | ({keys.pack(run_id)} if inner is not None else set())
+    wanted = [key for key in pack.members if key not in written and not _is_packed(key, pack, inner)]
+    mover.chunks.at_once(lambda key: _put_one(mover, key, pack.data_of(key)), wanted)
+    return len(wanted) + (inner is not None)
+
+
+def _pack_in(copy: Pack, header: Chunk) -> Pack | None:
+    """The run's own pack; None where it has none, or none that readers would use."""
+    key = keys.pack(header.envelope.run)
+    if key not in copy.members or not header.envelope.packed:
+        return None
+    try:
+        inner = packs.decode(copy.data_of(key), key)
+    except FormatError:
+        return None
+    return inner if inner.founded == header.envelope.created_at else None
+
+
+def _is_packed(key: str, copy: Pack, inner: Pack | None) -> bool:
+    """Whether a chunk that stood loose is in the run's own pack as it stood: it would have another version than there."""
+    member = None if inner is None or keys.stays_loose(key) else inner.members.get(key)
+    return member is not None and not member.stays and member.version == copy.members[key].version
+
+
+def _put_one(mover: Mover, key: str, data: bytes) -> None:
+    """Puts one object back; what somebody wrote in its place meanwhile is kept, and put together with it."""
+    try:
+        chunk = codec.decode(data, key)
+    except FormatError:
+        mover.chunks.put_new(key, data)  # as damaged as it was
+        return
+    named = chunk_of(chunk.envelope) if keys.is_kind(chunk.envelope.kind) else None
+    if named is None or keys.key_of(named) != key:
+        mover.chunks.put_new(key, data)
+        return
+    done, standing = mover.chunks.put_back(chunk)
+    if not done and standing.chunk.envelope.created_at == chunk.envelope.created_at:
+        mover.chunks.rewrite(standing)  # a mover may still be about to remove it in the version that it has
+    elif not done:
+        mover.chunks.change(Change(named, lambda theirs: _both(chunk.content, theirs)))
+
+
+def _both(before: Content, since: Content) -> Content:
+    return values.encode(merge_objects({}, values.decode(since), values.decode(before)))
+
+
+def _take_away(mover: Mover, entry: Trashed) -> None:
+    mover.chunks.delete_many([entry.key])
+    mover.chunks.delete_many([entry.note])
+
+
+def empty(
+    store: ChunkedRunLogStore,
+    older_than: timedelta = GRACE,
+    now: datetime | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Watcher | None = None,
+) -> Emptied:
+    """Deletes for good what came into the trash longer than so ago. What a run needs that is being moved or restored stays.
+
+    Raises `InvalidInputError` for a negative time. Costs two listings and two requests for each run; one or two more where a run of that id
+    is in the store.
+    """
+    if older_than < timedelta(0):
+        raise InvalidInputError(f"older_than must not be negative: {older_than}", name="older_than")
+    now = now or datetime.now(UTC)
+    everything, stale = entries(store)
+    old = [entry for entry in everything if now - entry.moved_at >= older_than]
+    if dry_run or not (old or stale):
+        return Emptied(tuple(old), len(everything) - len(old))
+    there = set(store.iter_run_ids()) if old else set()
+    mover = Mover(store)
+    gone = []
+    for number, entry in enumerate(old):
+        if progress is not None:
+            progress(Progress(number, len(old), entry.run_id))
+        if (entry.run_id not in there or _is_free(mover, entry)) and _deleted(mover, entry):
+            gone.append(entry)
+    mover.chunks.delete_many(stale)
+    return Emptied(tuple(gone), len(everything) - len(gone))
+
+
+def _deleted(mover: Mover, entry: Trashed) -> bool:
+    """Whether the copy is gone; not where somebody has begun to restore it."""
+    if not mover.backend.guarantees.conditional_delete or not entry.version:
+        mover.chunks.delete_many([entry.key])
+    elif mover.chunks.delete_unchanged([(entry.key, entry.version)]):
+        return False
+    mover.chunks.delete_many([entry.note])
+    return True
+
+
+def _is_free(mover: Mover, entry: Trashed) -> bool:
+    """Whether no header names the copy, and none can come to."""
+    try:
+        header = mover.header(entry.run_id)
+        mark = mark_of(header)
+        if mark == Mark("stands") and not entry.complete:
+            mover.chunks.rewrite(header)  # a mover who put this copy, and is about to mark the header, is refused
+        elif mark.name == entry.name and mark.state == "restoring":
+            return False
+        elif mark.name == entry.name:
+            mover.finish(header)
+    except ObjectNotFoundError:
+        return True
+    except FormatError as error:
+        log.warning("%s stays in the trash: %s", entry.key, error)
+        return False
+    return True
