@@ -53,7 +53,8 @@ FLOORS = [
     [
         *("integrations", "integrations.runnable"),
         *("naming", "demonstration", "show"),
-        *("maintenance.progress", "maintenance"),
+        *("maintenance.progress", "maintenance.moving", "maintenance.retention", "maintenance.removal", "maintenance.trash"),
+        "maintenance",
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 from typing_extensions import override
 
-from chunkstore.cli import demo, ls
+from chunkstore.cli import demo, gc, ls, restore, rm, trash
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
 from chunkstore.cli.output import Output, show_error
@@ -40,6 +40,10 @@ class Command:
 
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("ls", ls.ls, LOOK, ls.Runs),
+    Command("gc", gc.gc, KEEP, gc.Collection),
+    Command("rm", rm.rm, KEEP, rm.Removal),
+    Command("trash", trash.trash, KEEP, trash.Trash),
+    Command("restore", restore.restore, KEEP, restore.Restoration),
     Command("demo", demo.demo, HELP, demo.Demo),
 )
 """All commands, in the order of the help."""

@@ -7,7 +7,7 @@ from chunkstore.maintenance.moving import Trashed
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.maintenance.removal import Removed, carry_out, plan_of, remove
 from chunkstore.maintenance.retention import Kept, Plan, Planned, Retention, age, plan
-from chunkstore.maintenance.trash import GRACE, Emptied, Restored, empty, list_trash, restore
+from chunkstore.maintenance.trash import GRACE, Emptied, Restored, empty, find_trashed, list_trash, restore
 
 __all__ = [
     "GRACE",
@@ -24,6 +24,7 @@ __all__ = [
     "age",
     "carry_out",
     "empty",
+    "find_trashed",
     "list_trash",
     "plan",
     "plan_of",

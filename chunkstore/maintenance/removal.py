@@ -159,7 +159,7 @@ class _Removal:
         except NotFoundError:
             return Kept(run_id, "it is gone already")
         except (ConflictError, FormatError, InvalidInputError) as error:
-            return Kept(run_id, str(error))
+            return Kept(run_id, str(error), damaged=isinstance(error, FormatError))
         return None
 
     def _finish(self, run_id: str) -> None:

@@ -112,6 +112,8 @@ class Kept:
 
     run_id: str
     reason: str
+    damaged: bool = False
+    """Whether that is because it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ def _unfinished(store: ChunkedRunLogStore, run_ids: list[str]) -> tuple[list[str
         try:
             state = mark_of(header).state
         except FormatError as error:
-            kept.append(Kept(run_id, str(error)))
+            kept.append(Kept(run_id, str(error), damaged=True))
             continue
         if state == "restoring":
             kept.append(Kept(run_id, "it was being restored from the trash; restore it again to finish that"))
@@ -302,7 +304,7 @@ def _unfinished(store: ChunkedRunLogStore, run_ids: list[str]) -> tuple[list[str
             kept.append(Kept(run_id, "it came meanwhile, or its header holds no run"))
         else:
             unfinished.append(run_id)
-    kept += [Kept(_run_of(damage), f"its header is damaged: {damage}") for damage in scan.damaged]
+    kept += [Kept(_run_of(damage), f"its header is damaged: {damage}", damaged=True) for damage in scan.damaged]
     return sorted(unfinished), kept
 
 

@@ -65,16 +65,19 @@ def list_trash(store: ChunkedRunLogStore) -> list[Trashed]:
 
 
 def restore(store: ChunkedRunLogStore, name: str) -> Restored:
-    """Brings a run back from the trash, complete, as it was; `name` is its id, or that of the copy where there are several.
+    """Brings a run back from the trash, complete, as it was; `name` is its id, the start of one, or the name of a copy.
 
     Readers find the run once all of it is back. A call that is cut short has taken nothing away, and the next one finishes it. What somebody
     wrote to the run while it was moved there is in it too.
+
+    Where the place cannot delete under a condition (`guarantees.conditional_delete`; MinIO), call it when nobody moves that run any more: what a
+    mover is about to delete, and did not yet, could be what was put back. One that is still being moved is refused there with `ConflictError`.
 
     Raises `RunLogNotFoundError` where it is not in the trash, `RunLogExistsError` where a run of that id is there, `InvalidInputError`
     where several copies have the id, `FormatError` where the copy is damaged. Costs two listings, a get and a put of the copy, a get and
     two puts of the header, one for each other object, and two to take the copy away.
     """
-    entry = _found(store, name)
+    entry = find_trashed(store, name)
     mover = Mover(store)
     reserved = _freed(mover, entry)
     # Nobody adds to the copy from here on, and where deletes have conditions nobody empties it.
@@ -95,21 +98,26 @@ def restore(store: ChunkedRunLogStore, name: str) -> Restored:
     return Restored(entry.run_id, entry.name, written + 1)
 
 
-def _found(store: ChunkedRunLogStore, name: str) -> Trashed:
-    """The copy that is meant."""
+def find_trashed(store: ChunkedRunLogStore, name: str) -> Trashed:
+    """The copy that `restore` would take for this name, and raises what it raises then. One listing."""
     everything = list_trash(store)
     named = [entry for entry in everything if entry.name == name]
     of_run = [entry for entry in everything if entry.run_id == name]
     # One that is not complete may be what a killed mover left; it counts where there is no other.
-    found = named or [entry for entry in of_run if entry.complete] or of_run
+    found = named or _counting(of_run) or _counting([one for one in everything if name and one.run_id.startswith(name)])
     if not found:
         raise RunLogNotFoundError(f"run {name!r} is not in the trash of {store.backend.place}", run_id=name)
     if len(found) > 1:
         raise InvalidInputError(
-            f"run {name!r} is in the trash {len(found)} times; name one of them: {', '.join(one.name for one in found)}",
+            f"{name!r} is in the trash {len(found)} times; name one of them: {', '.join(one.name for one in found[:10])}",
             run_id=name,
         )
     return found[0]
+
+
+def _counting(copies: list[Trashed]) -> list[Trashed]:
+    """Those that are complete, or all where none is."""
+    return [entry for entry in copies if entry.complete] or copies
 
 
 def _freed(mover: Mover, entry: Trashed) -> Stored | None:
@@ -125,6 +133,13 @@ def _freed(mover: Mover, entry: Trashed) -> Stored | None:
         return header
     if mark not in (Mark("moving", entry.name), Mark("emptied", entry.name)):
         raise _exists(mover.store, entry.run_id)
+    if not mover.backend.guarantees.conditional_delete:
+        # Whoever moves it may be about to delete, without a condition, what would be put back.
+        raise ConflictError(
+            f"run {entry.run_id!r} in {mover.backend.place} is still being moved to the trash; if nobody is at it any more, "
+            "collecting again (chunkstore gc, or rm of this run) finishes that, and then it can be restored",
+            run_id=entry.run_id,
+        )
     mover.finish(header)
     return None
 
