@@ -277,9 +277,9 @@ class Chunks:
         """The results, in order; as many at once as the backend has use for."""
         return self._at_once(work, items)
 
-    def put_new(self, key: str, data: bytes) -> None:
-        """Puts an object that is no chunk, under a name that nobody else has. One request, durable as with a barrier."""
-        self._put_new(key, data, self.pauses(key))
+    def put_new(self, key: str, data: bytes, *, barrier: bool = True) -> None:
+        """Puts an object that is no chunk, under a name that nobody else has. One request, durable as with a barrier if wanted."""
+        self._put_new(key, data, self.pauses(key), barrier=barrier)
 
     def delete_many(self, found: Iterable[str]) -> None:
         """Removes the objects under these keys. One request each."""
@@ -713,10 +713,10 @@ class Chunks:
         if note is not None:
             self._put_new(*note, pauses)
 
-    def _put_new(self, key: str, data: bytes, pauses: Iterator[None]) -> None:
+    def _put_new(self, key: str, data: bytes, pauses: Iterator[None], *, barrier: bool = True) -> None:
         while True:
             try:
-                self.backend.put(key, data, FOUND, barrier=True)
+                self.backend.put(key, data, FOUND, barrier=barrier)
             except (ConflictError, BackendUnavailableError) as failure:
                 if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
                     raise

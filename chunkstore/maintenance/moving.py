@@ -1,7 +1,7 @@
 """The way of a run into the trash and out of it, step by step: what stands where, and what a kill between two steps leaves.
 
-    .trash/run.20261121T231713Z-6fd05e3d.nightly-1      all of the run's objects as they stood, in one; the bytes of a pack
-    .trash/moved.20261121T231713Z-6fd05e3d.nightly-1    says that the run is gone, and this copy is what counts
+    .trash/run.20261121T231713026114Z-6fd05e3d.nightly-1      all of the run's objects as they stood, in one; the bytes of a pack
+    .trash/moved.20261121T231713026114Z-6fd05e3d.nightly-1    says that the run is gone, and this copy is what counts
 
 A run that is moved goes through these states, each of them one conditional write of its header:
 
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 PREFIX: Final = ".trash/"
 _COPY: Final = ".trash/run."
 _NOTE: Final = ".trash/moved."
-_TIME: Final = "%Y%m%dT%H%M%SZ"
+_TIME: Final = "%Y%m%dT%H%M%S%fZ"
 
 _MOVED_TO: Final = "_chunkstore_moved_to"
 _EMPTIED_TO: Final = "_chunkstore_emptied_to"
@@ -282,7 +282,7 @@ class Mover:
         if data is None:
             raise self._too_large(envelope.run)
         pack = decode_copy(f"{_COPY}{name}", envelope.run, data)  # as whoever restores it will
-        self.chunks.put_new(f"{_COPY}{name}", data)
+        self.chunks.put_new(f"{_COPY}{name}", data, barrier=False)  # the mark has one, and nothing is removed before
         return pack
 
     def _mark(self, header: Stored, name: str) -> Stored:
@@ -305,7 +305,8 @@ class Mover:
         """Removes what the copy holds, adds what it does not, and takes the header away at the end."""
         run_id = header.chunk.envelope.run
         size = self._empty(run_id, name, pack)
-        self.chunks.put_new(f"{_NOTE}{name}", index.NOTE)
+        # Where a power cut takes it the copy counts all the same: there is no other, and no header.
+        self.chunks.put_new(f"{_NOTE}{name}", index.NOTE, barrier=False)
         self._take_header_away(header, name)
         entry = _trashed(name, size, complete=True)
         assert entry is not None

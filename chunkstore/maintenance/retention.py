@@ -87,7 +87,7 @@ def _texts(name: str, given: Iterable[str]) -> frozenset[str]:
 
 def _nearest(status: str) -> str:
     close = difflib.get_close_matches(status, list(Status), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(Status)}"
+    return f"did you mean {str(close[0])!r}?" if close else f"there are {', '.join(Status)}"
 
 
 @dataclass(frozen=True, slots=True)

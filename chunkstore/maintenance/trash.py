@@ -20,7 +20,7 @@ from chunkstore.errors import (
     RunLogNotFoundError,
 )
 from chunkstore.known import Stored
-from chunkstore.maintenance.moving import Mark, Mover, Trashed, entries, mark_of
+from chunkstore.maintenance.moving import Mark, Mover, Trashed, decode_copy, entries, mark_of
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.merge import merge_objects
 from chunkstore.packs import Pack, Packing
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 GRACE: Final = timedelta(days=7)
 """For how long a run stays in the trash at the least, unless asked for otherwise."""
+
+_AT_ONCE: Final = 500  # copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def restore(store: ChunkedRunLogStore, name: str) -> Restored:
     where several copies have the id, `FormatError` where the copy is damaged. Costs two listings, a get and a put of the copy, a get and
     two puts of the header, one for each other object, and two to take the copy away.
     """
-    entry = find_trashed(store, name)
+    entry, superseded = _chosen(store, name)
     mover = Mover(store)
     reserved = _freed(mover, entry)
     # Nobody adds to the copy from here on, and where deletes have conditions nobody empties it.
@@ -94,12 +96,18 @@ def restore(store: ChunkedRunLogStore, name: str) -> Restored:
             "it is in the trash as before: look what stands there now, and restore it again",
             run_id=entry.run_id,
         )
-    _take_away(mover, entry)
+    for copy in (*superseded, entry):
+        _take_away(mover, copy)
     return Restored(entry.run_id, entry.name, written + 1)
 
 
 def find_trashed(store: ChunkedRunLogStore, name: str) -> Trashed:
     """The copy that `restore` would take for this name, and raises what it raises then. One listing."""
+    return _chosen(store, name)[0]
+
+
+def _chosen(store: ChunkedRunLogStore, name: str) -> tuple[Trashed, list[Trashed]]:
+    """The copy that is meant, and older ones of the same run, left by calls that were cut short."""
     everything = list_trash(store)
     named = [entry for entry in everything if entry.name == name]
     of_run = [entry for entry in everything if entry.run_id == name]
@@ -107,12 +115,54 @@ def find_trashed(store: ChunkedRunLogStore, name: str) -> Trashed:
     found = named or _counting(of_run) or _counting([one for one in everything if name and one.run_id.startswith(name)])
     if not found:
         raise RunLogNotFoundError(f"run {name!r} is not in the trash of {store.backend.place}", run_id=name)
+    if len(found) > 1 and len({one.run_id for one in found}) == 1:
+        found, superseded = _without_superseded(store, found)
+    else:
+        superseded = []
     if len(found) > 1:
         raise InvalidInputError(
             f"{name!r} is in the trash {len(found)} times; name one of them: {', '.join(one.name for one in found[:10])}",
             run_id=name,
         )
-    return found[0]
+    return found[0], superseded
+
+
+def _without_superseded(store: ChunkedRunLogStore, found: list[Trashed]) -> tuple[list[Trashed], list[Trashed]]:
+    """Those that no other copy of the same run follows, and the rest. One request each.
+
+    Of two copies of one run the one whose header knows every write that the other's knows is the later one: no clock is asked.
+    """
+    headers = {entry.name: _header_of(store, entry) for entry in found}
+    latest: list[Trashed] = []
+    for entry in sorted(found, reverse=True):
+        if not any(_follows(headers[other.name], headers[entry.name]) for other in found if other != entry) and not any(
+            _is_the_same(headers[other.name], headers[entry.name]) for other in latest
+        ):
+            latest.append(entry)
+    return sorted(latest), [entry for entry in found if entry not in latest]
+
+
+def _header_of(store: ChunkedRunLogStore, entry: Trashed) -> Chunk | None:
+    """The header in a copy; None where it is damaged, or gone meanwhile."""
+    try:
+        return _header_in(decode_copy(entry.key, entry.run_id, store.backend.get(entry.key).data), entry)
+    except (FormatError, ObjectNotFoundError):
+        return None
+
+
+def _follows(later: Chunk | None, earlier: Chunk | None) -> bool:
+    return _knows_all_of(later, earlier) and not _knows_all_of(earlier, later)
+
+
+def _is_the_same(one: Chunk | None, other: Chunk | None) -> bool:
+    return _knows_all_of(one, other) and _knows_all_of(other, one)
+
+
+def _knows_all_of(later: Chunk | None, earlier: Chunk | None) -> bool:
+    if later is None or earlier is None or later.envelope.created_at != earlier.envelope.created_at:
+        return False
+    writers = later.envelope.writers
+    return all(writers.get(session, 0) >= number for session, number in earlier.envelope.writers.items())
 
 
 def _counting(copies: list[Trashed]) -> list[Trashed]:
@@ -248,24 +298,26 @@ def empty(
         return Emptied(tuple(old), len(everything) - len(old))
     there = set(store.iter_run_ids()) if old else set()
     mover = Mover(store)
-    gone = []
-    for number, entry in enumerate(old):
+    gone: list[Trashed] = []
+    for start in range(0, len(old), _AT_ONCE):
         if progress is not None:
-            progress(Progress(number, len(old), entry.run_id))
-        if (entry.run_id not in there or _is_free(mover, entry)) and _deleted(mover, entry):
-            gone.append(entry)
+            progress(Progress(start, len(old), "emptying"))
+        some = old[start : start + _AT_ONCE]
+        gone += _deleted(mover, [entry for entry in some if entry.run_id not in there or _is_free(mover, entry)])
     mover.chunks.delete_many(stale)
     return Emptied(tuple(gone), len(everything) - len(gone))
 
 
-def _deleted(mover: Mover, entry: Trashed) -> bool:
-    """Whether the copy is gone; not where somebody has begun to restore it."""
-    if not mover.backend.guarantees.conditional_delete or not entry.version:
-        mover.chunks.delete_many([entry.key])
-    elif mover.chunks.delete_unchanged([(entry.key, entry.version)]):
-        return False
-    mover.chunks.delete_many([entry.note])
-    return True
+def _deleted(mover: Mover, found: list[Trashed]) -> list[Trashed]:
+    """Deletes copies; not those that somebody has begun to restore, or has added to. Returns those that are gone."""
+    if mover.backend.guarantees.conditional_delete:
+        kept = set(mover.chunks.delete_unchanged((entry.key, entry.version) for entry in found if entry.version))
+        found = [entry for entry in found if entry.key not in kept]
+        mover.chunks.delete_many(entry.key for entry in found if not entry.version)
+    else:
+        mover.chunks.delete_many(entry.key for entry in found)
+    mover.chunks.delete_many(entry.note for entry in found)
+    return found
 
 
 def _is_free(mover: Mover, entry: Trashed) -> bool:
