@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -21,6 +21,7 @@ from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 _UNITS: Final = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _AGE: Final = re.compile(r"\s*(\d{1,6})\s*([a-z])\s*")
+_AT_ONCE: Final = 500  # runs
 _AHEAD: Final = timedelta(hours=12)
 """How much later than it looks in UTC a time without a zone may be, on any clock on earth."""
 
@@ -47,8 +48,8 @@ class Retention:
 
     older_than: timedelta | None = None
     keep_last: int | None = None
-    keep_tags: frozenset[str] = frozenset()
-    keep_statuses: frozenset[str] = frozenset()
+    keep_tags: Set[str] = frozenset()
+    keep_statuses: Set[str] = frozenset()
     abandoned_after: timedelta | None = None
 
     def __post_init__(self) -> None:
@@ -193,21 +194,35 @@ def plan(
     # Also where the store has models of its own, which may leave out when a run was created.
     own = ChunkedRunLogStore(store.backend, settings=store.settings)
     runs = {run.run_id: run for run in own.iter_run_logs()}
-    judged = judge(runs.values(), rule, now)
-    planned, kept = [], []
-    for number, (run_id, one) in enumerate(judged.items()):
-        if progress is not None and number % 100 == 0:
-            progress(Progress(number, len(judged), "looking at runs"))
-        found = one if one.goes is not None else _abandoned(own, runs[run_id], rule, now, one)
-        weight = weigh(listed(store, run_id)) if found.goes else None
-        if weight is None:
-            kept.append(Kept(run_id, found.reason))
-        elif weight.objects:
-            planned.append(_planned(runs[run_id], weight, found.reason))
+    chunks = Mover(store).chunks
+    kept: list[Kept] = []
+    reasons: dict[str, str] = {}
+    for run_id, one in judge(runs.values(), rule, now).items():
+        judged = one if one.goes is not None else _abandoned(chunks, runs[run_id], rule, now, one)
+        if judged.goes:
+            reasons[run_id] = judged.reason
+        else:
+            kept.append(Kept(run_id, judged.reason))
+    planned = [
+        _planned(runs[run_id], weight, reasons[run_id])
+        for run_id, weight in _weights(chunks, store, list(reasons), progress)
+        if weight.objects
+    ]
     rest = [run_id for run_id in own.list_run_ids() if run_id not in runs]
     unfinished, unreadable = _unfinished(store, rest)
     unknown = rule.keep_tags - {run.tag for run in runs.values() if run.tag}
     return Plan(tuple(planned), (*kept, *unreadable), tuple(unfinished), tuple(sorted(unknown)))
+
+
+def _weights(
+    chunks: Chunks, store: ChunkedRunLogStore, run_ids: list[str], progress: Watcher | None
+) -> Iterator[tuple[str, Weight]]:
+    """How much each run is. One listing each, as many at once as the place has use for."""
+    for start in range(0, len(run_ids), _AT_ONCE):
+        if progress is not None:
+            progress(Progress(start, len(run_ids), "at runs"))
+        some = run_ids[start : start + _AT_ONCE]
+        yield from zip(some, chunks.at_once(lambda run_id: weigh(listed(store, run_id)), some), strict=True)
 
 
 def _planned(run: RunLog, weight: Weight, reason: str) -> Planned:
@@ -238,11 +253,11 @@ def is_as_planned(planned: Planned, header: Stored) -> bool:
     )
 
 
-def _abandoned(store: ChunkedRunLogStore, run: RunLog, rule: Retention, now: datetime, otherwise: Judged) -> Judged:
+def _abandoned(chunks: Chunks, run: RunLog, rule: Retention, now: datetime, otherwise: Judged) -> Judged:
     assert rule.abandoned_after is not None
     if now - _created(run) <= rule.abandoned_after:  # without reading it
         return otherwise
-    newest = newest_change(Mover(store).chunks, run.run_id)
+    newest = newest_change(chunks, run.run_id)
     if newest is None or now - newest <= rule.abandoned_after:
         return otherwise
     return Judged(True, f"it has not ended, and nothing was added to it for {_shown(rule.abandoned_after)}")

@@ -189,7 +189,7 @@ def test_collectors_that_are_killed_beside_each_other_lose_no_run(
     runs = runs_in(store)
     jobs = [collect_for_ever, collect_for_ever, *([restore_for_ever] * 2 if place == "local" else [])]
     chance = random.Random(place)
-    for _ in range(between(10, 200) if place == "local" else between(3, 40)):
+    for _ in range(between(6, 200) if place == "local" else between(2, 40)):
         working = [start(job, (backend,)) for job in jobs]
         time.sleep(chance.random() * (0.05 if place == "local" else 0.3))  # so that the kill comes anywhere
         for process, pipe in working:
