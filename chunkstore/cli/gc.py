@@ -105,6 +105,9 @@ def gc(
         )
     elif removed:
         output.line(f"{len(removed.runs):,} runs gone, {shown_bytes(removed.bytes)}; {len(kept):,} stay")
+    for one in removed.kept if removed else ():
+        if not one.damaged:
+            output.note(f"run {one.run_id!r} stays: {one.reason}")
     if _warned(output, kept):
         raise Exit(Code.FOUND)
 

@@ -61,7 +61,10 @@ def rm(
     """
     output = Output(json=json)
     with open_store_of(store, config) as opened:
-        found = plan_of(opened, [_meant(opened, run) for run in runs])
+        there = set(
+            opened.iter_run_ids()
+        )  # also those that readers do not find any more, since their removal was cut short
+        found = plan_of(opened, [run if run in there else resolve(opened, run) for run in runs])
         removed = _removed(output, opened, found, yes=yes, dry_run=dry_run, trash=not no_trash)
         place = opened.backend.place
     gone = [*removed.runs, *removed.finished] if removed else []
@@ -84,11 +87,6 @@ def rm(
         output.warn(f"run {one.run_id!r} stays: {one.reason}")
     if kept:
         raise Exit(Code.FOUND if any(one.damaged for one in kept) else Code.CONFLICT)
-
-
-def _meant(opened: ChunkedRunLogStore, name: str) -> str:
-    """The run that is meant; also one that readers do not find any more, since its removal was cut short."""
-    return name if name in set(opened.iter_run_ids()) else resolve(opened, name)
 
 
 def _removed(

@@ -141,9 +141,15 @@ class _Removal:
         if self._store.backend.concurrency == 1:
             yield from ((run, self._outcome(run)) for run in small)
         else:
-            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="chunkstore-removal") as workers:
-                yield from zip(small, workers.map(self._outcome, small), strict=True)
+            yield from self._at_once(small)
         yield from ((run, self._outcome(run)) for run in large)
+
+    def _at_once(self, runs: list[Planned]) -> Iterator[tuple[Planned, Kept | None]]:
+        workers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="chunkstore-removal")
+        try:
+            yield from zip(runs, workers.map(self._outcome, runs), strict=True)
+        finally:
+            workers.shutdown(cancel_futures=True)  # Ctrl-C ends with the runs that are under way
 
     def _outcome(self, what: Planned | str) -> Kept | None:
         run_id = what if isinstance(what, str) else what.run_id

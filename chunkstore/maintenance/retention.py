@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -48,8 +49,8 @@ class Retention:
 
     older_than: timedelta | None = None
     keep_last: int | None = None
-    keep_tags: Set[str] = frozenset()
-    keep_statuses: Set[str] = frozenset()
+    keep_tags: AbstractSet[str] = frozenset()
+    keep_statuses: AbstractSet[str] = frozenset()
     abandoned_after: timedelta | None = None
 
     def __post_init__(self) -> None:

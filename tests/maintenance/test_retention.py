@@ -332,3 +332,19 @@ class TestByName:
                 "a/run.json",
                 "a/whole.pack",
             ]
+
+
+def test_progress_is_told_and_what_it_raises_ends_the_work_there() -> None:
+    store = filled(ChunkedRunLogStore(memory()), *"abc")
+    told: list[tuple[int, int | None]] = []
+    plan = maintenance.plan(store, ALL, later(2), progress=lambda one: told.append((one.done, one.total)))
+    assert told == [(0, 3)]
+
+    def stop(progress: maintenance.Progress) -> None:
+        told.append((progress.done, progress.total))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        maintenance.carry_out(store, plan, progress=stop)
+    assert told[1:] == [(1, 3)]
+    assert len(store.list_run_ids()) == 2
