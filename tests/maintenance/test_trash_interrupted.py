@@ -288,3 +288,48 @@ def test_a_run_that_is_made_anew_while_the_old_one_is_moved_keeps_what_it_has(pl
 def planned(store: Store) -> Callable[[Store], object]:
     plan = maintenance.plan(store, RULE, TOMORROW)
     return lambda again: maintenance.carry_out(again, plan)
+
+
+MEANWHILE: Final[dict[str, Callable[[Store], object]]] = {
+    "a collector": move,
+    "another who restores": restored,
+    "one who restores it and moves it again": lambda store: (restored(store), move(store)),
+    "one who deletes what he finds half restored": lambda store: suppressed(lambda: store.delete_run_log("r")),
+    "one who creates a run of that id": lambda store: suppressed(lambda: store.create_run_log("r", tag="theirs")),
+}
+
+
+def suppressed(call: Callable[[], object]) -> None:
+    with suppress(ChunkStoreError):
+        call()
+
+
+@pytest.mark.parametrize("name", MEANWHILE)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_others_do_between_two_requests_of_restoring_the_run_stands_or_is_in_the_trash(
+    place: str, name: str
+) -> None:
+    store = filled(PLACES[place](), packed=True)
+    move(store)
+    for at in range(1, requests_of(restore, store.backend) + 1):
+        store = filled(PLACES[place](), packed=True)
+        expected = whole(store)
+        move(store)
+        other = Store(store.backend)
+        with suppress(ChunkStoreError):
+            restore(Store(Between(store.backend, at, lambda other=other: MEANWHILE[name](other))))
+        if stands(store) and whole(store)["tag"] == "theirs":
+            assert whole(store)["steps"] == {}, at
+            assert in_trash(store) == ["r"], at
+            store.delete_run_log("r")
+        if stands(store) and name == "one who deletes what he finds half restored":
+            assert whole(store) == expected, at
+            continue
+        if not stands(store):
+            if name == "one who deletes what he finds half restored" and not in_trash(store):
+                continue  # it stood already, and he deleted it
+            collect(Store(store.backend))
+            restore(Store(store.backend))
+        assert whole(store) == expected, at
+        assert leftovers(store) == []
+        assert whole(store) == expected, at
