@@ -194,6 +194,8 @@ def test_a_write_that_comes_between_any_two_requests_of_a_move_is_refused_or_kep
         removed = collect(Store(Between(store.backend, at, write)))
         if not stands(store):
             assert removed.runs == ("r",)
+            if knows and "new" not in name:  # what is made anew behind the last look stays where it is
+                assert list(store.backend.list("r/")) == [], at
             restore(store)
         assert is_in(name, whole(store)) == bool(acknowledged), at
         kept += bool(acknowledged)
@@ -237,7 +239,7 @@ OTHERS: Final[dict[str, Callable[[Store], object]]] = {
 
 
 UNSAFE: Final = ("no conditional deletes", "one who moves it and restores it")
-"""A third party restores what a second has moved, while the first still has deletes under way: see `restore`."""
+"""A third party restores what a second has moved, or uses its id again, while the first still has deletes under way: see `restore`."""
 
 
 @pytest.mark.parametrize(
@@ -249,31 +251,32 @@ def test_whatever_others_do_between_two_requests_of_a_move_the_run_stands_or_is_
     for at in range(1, requests_of(move, filled(PLACES[place](), packed=True).backend) + 1):
         store = filled(PLACES[place](), packed=True)
         expected = whole(store)
-        began = [False]
+        stood: list[bool] = []
 
-        def act(store: Store = store, began: list[bool] = began) -> None:
-            began[0] = True
+        def act(store: Store = store, stood: list[bool] = stood) -> None:
+            stood.append(stands(store))
             OTHERS[name](Store(store.backend))
 
         with suppress(ChunkStoreError):
             collect(Store(Between(store.backend, at, act)))
-        if name == "another who empties the trash" and not stands(store) and not in_trash(store):
-            continue  # it was complete there, and emptying is what was asked for
+        if name == "another who empties the trash" and stood == [False] and not stands(store) and not in_trash(store):
+            continue  # it was gone from the store by then, and emptying is what was asked for
         if not stands(store):
             collect(Store(store.backend))
             restore(Store(store.backend))
-        assert began == [True]
+        assert len(stood) == 1
         assert whole(store) == expected, at
         assert leftovers(store) == []
         assert whole(store) == expected, at
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [place for place in PLACES if place != UNSAFE[0]])
 def test_a_run_that_is_made_anew_while_the_old_one_is_moved_keeps_what_it_has(place: str) -> None:
     lost = []
-    for at in range(
-        1, requests_of(planned(filled(PLACES[place](), packed=False)), filled(PLACES[place](), packed=False).backend)
-    ):
+    example = filled(PLACES[place](), packed=False)
+    requests = requests_of(planned(example), example.backend)
+    assert requests > 10
+    for at in range(1, requests + 1):
         store = filled(PLACES[place](), packed=False)
         carry_out = planned(store)
         with suppress(ChunkStoreError):
