@@ -266,9 +266,27 @@ class Chunks:
         """
         return self._replace(stored, stored.chunk, False, self.pauses(stored.key)).stored
 
-    def put_new(self, key: str, data: bytes) -> None:
-        """Puts an object that is no chunk, under a name that nobody else has. One request, durable as with a barrier."""
-        self._put_new(key, data, self.pauses(key))
+    def replace(self, stored: Stored, chunk: Chunk) -> Stored | None:
+        """Puts a chunk in the place of one, durable as with a barrier; None where another one stands there by now. One request.
+
+        Raises `ObjectNotFoundError` where nothing does.
+        """
+        outcome = self._replace(stored, chunk, True, self.pauses(stored.key))
+        return outcome.stored if outcome.landed else None
+
+    def put_back(self, chunk: Chunk, *, founding: bool = False) -> tuple[bool, Stored]:
+        """Puts a chunk with the age that it has, where nothing stands: whether it did, and what stands there now. One request."""
+        key = keys.key_of(chunk_of(chunk.envelope))
+        outcome = self._put(chunk, key, FOUND if founding else CREATE, founding, self.pauses(key))
+        return outcome.landed, outcome.stored
+
+    def at_once(self, work: Callable[[T], R], items: list[T]) -> list[R]:
+        """The results, in order; as many at once as the backend has use for."""
+        return self._at_once(work, items)
+
+    def put_new(self, key: str, data: bytes, *, barrier: bool = True) -> None:
+        """Puts an object that is no chunk, under a name that nobody else has. One request, durable as with a barrier if wanted."""
+        self._put_new(key, data, self.pauses(key), barrier=barrier)
 
     def delete_many(self, found: Iterable[str]) -> None:
         """Removes the objects under these keys. One request each."""
@@ -706,10 +724,10 @@ class Chunks:
         if note is not None:
             self._put_new(*note, pauses)
 
-    def _put_new(self, key: str, data: bytes, pauses: Iterator[None]) -> None:
+    def _put_new(self, key: str, data: bytes, pauses: Iterator[None], *, barrier: bool = True) -> None:
         while True:
             try:
-                self.backend.put(key, data, FOUND, barrier=True)
+                self.backend.put(key, data, FOUND, barrier=barrier)
             except (ConflictError, BackendUnavailableError) as failure:
                 if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
                     raise

@@ -78,6 +78,7 @@ FLOORS = [
             "maintenance.importing_db_log",
             "maintenance.imports",
         ),
+        *("maintenance.moving", "maintenance.retention", "maintenance.removal", "maintenance.trash"),
         "maintenance",
     ],
     [
