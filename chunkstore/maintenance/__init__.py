@@ -1,0 +1,32 @@
+"""Chores on whole stores: what keeps one tidy and moves its runs. One file per chore; this is their public face.
+
+Every function takes an open store first, changes only what it says, and returns a report.
+"""
+
+from chunkstore.maintenance.findings import Finding, Kind, Severity
+from chunkstore.maintenance.progress import Progress
+from chunkstore.maintenance.quarantine import (
+    Quarantined,
+    discard_quarantined,
+    export_quarantined,
+    quarantined,
+)
+from chunkstore.maintenance.repair import Action, RepairReport, repair
+from chunkstore.maintenance.verification import Checked, Verification, verify
+
+__all__ = [
+    "Action",
+    "Checked",
+    "Finding",
+    "Kind",
+    "Progress",
+    "Quarantined",
+    "RepairReport",
+    "Severity",
+    "Verification",
+    "discard_quarantined",
+    "export_quarantined",
+    "quarantined",
+    "repair",
+    "verify",
+]
