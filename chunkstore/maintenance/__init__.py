@@ -3,6 +3,8 @@
 Every function takes an open store first, changes only what it says, and returns a report.
 """
 
+from chunkstore.maintenance.checks import Check
+from chunkstore.maintenance.doctor import Examination, examine
 from chunkstore.maintenance.findings import Finding, Kind, Severity
 from chunkstore.maintenance.progress import Progress
 from chunkstore.maintenance.quarantine import (
@@ -16,7 +18,9 @@ from chunkstore.maintenance.verification import Checked, Verification, verify
 
 __all__ = [
     "Action",
+    "Check",
     "Checked",
+    "Examination",
     "Finding",
     "Kind",
     "Progress",
@@ -25,6 +29,7 @@ __all__ = [
     "Severity",
     "Verification",
     "discard_quarantined",
+    "examine",
     "export_quarantined",
     "quarantined",
     "repair",

@@ -149,9 +149,10 @@ def _read_facts(key: str, data: bytes) -> Quarantined:
         facts = orjson.loads(data)
         texts = [facts[field] for field in ("key", "run_id", "kind", "what", "version", "isolated_at")]
         size = facts["size"]
-        if not all(isinstance(text, str) for text in texts) or type(size) is not int:
-            raise TypeError("texts, and a number")
+        whole = all(isinstance(text, str) for text in texts) and type(size) is int
     except (ValueError, KeyError, TypeError):
+        texts, size, whole = [""] * 6, 0, False
+    if not whole:
         # The bytes stand beside it all the same.
         return Quarantined(
             name, key, "", "damaged", "the facts about it are damaged; its bytes stand beside them", "", 0, ""
