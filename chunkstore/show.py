@@ -55,14 +55,19 @@ def _add_branch(above: Tree, name: str, branch: BranchLog) -> None:
 def _add_parameters(above: Tree, parameters: Mapping[str, object]) -> None:
     for name, parameter in parameters.items():
         kind = getattr(parameter, "kind", "json")
-        line = Text.assemble((_printable(name), "cyan"), " = ", _shown(repr(getattr(parameter, "value", parameter))))
+        line = Text.assemble((printable(name), "cyan"), " = ", _shown(repr(getattr(parameter, "value", parameter))))
         above.add(line if kind == "json" else line.append(f"  {kind}", "dim"))
 
 
 def _line(name: str, status: str, attempts: list[StepAttempt], style: str = "bold") -> Text:
-    line = Text.assemble((_printable(name), style), "  ", (_printable(status), _COLOURS.get(status, "yellow")))
+    line = Text.assemble((printable(name), style), "  ", status_text(status))
     duration = _duration(attempts)
     return line if duration is None else line.append(f"  {duration.total_seconds():.3f} s", "dim")
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(printable(status), _COLOURS.get(status, "yellow"))
 
 
 def _attempts(steps: Iterable[StepLog]) -> Iterator[StepAttempt]:
@@ -83,9 +88,9 @@ def _duration(attempts: list[StepAttempt]) -> timedelta | None:
 
 def _shown(text: str) -> str:
     short = text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-    return _printable(short)
+    return printable(short)
 
 
-def _printable(text: str) -> str:
-    """The text without what a terminal would obey: names and values come from anywhere."""
+def printable(text: str) -> str:
+    """The text without what a terminal would obey, as Python writes it: names and values come from anywhere."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

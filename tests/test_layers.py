@@ -15,6 +15,18 @@ import chunkstore
 
 ROOT = Path(chunkstore.__path__[0])
 
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
+FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "app"}
+"""Of the command line; every other file in `cli` is a command."""
+
+COMMANDS = sorted(name for name in FILES if name.startswith("cli.") and name.removeprefix("cli.") not in FRAME)
+
 FLOORS = [
     ["errors", "models"],
     [
@@ -33,12 +45,25 @@ FLOORS = [
             "backends.s3engine",
             "backends.s3server",
         ),
-        *("backends.memory", "backends.local", "backends.s3"),
+        *("backends.memory", "backends.local", "backends.localstrays", "backends.s3"),
     ],
     ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
     ["config", "asynchronous", ""],
-    ["integrations", "integrations.runnable", "show"],
+    [
+        *("integrations", "integrations.runnable"),
+        *("naming", "demonstration", "show"),
+        *("maintenance.progress", "maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
+        *("maintenance.verification", "maintenance.repair"),
+        *("maintenance.checks", "maintenance.localprobes", "maintenance.s3probes", "maintenance.doctor"),
+        "maintenance",
+    ],
+    [
+        *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options"),
+        *COMMANDS,
+        *("cli.app", "cli", "__main__"),
+    ],
 ]
 """From the ground up. Each module imports only from floors below, or from what stands before it on its own; "" is the face."""
 
@@ -73,6 +98,8 @@ EXTRAS = {
 }
 """Who may import what not all users have, or what takes long to import."""
 
+EXTRAS |= {name: {"typer", "rich"} for name in FILES if name.startswith("cli.")}
+
 EVERYWHERE = {"orjson", "pydantic", "pydantic_core", "typing_extensions"}
 
 
@@ -86,12 +113,6 @@ class Import:
     line: int
 
 
-def name_of(file: Path) -> str:
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
 SHIPPED_TESTS = {name for name in FILES if name.startswith("testing")}
 
 
@@ -177,6 +198,16 @@ def test_a_pure_room_knows_only_what_it_says(name: str) -> None:
     assert {each.imported for each in imports_of(name) if each in OWN} <= IMPORTS_ONLY[name]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_knows_no_other_command(name: str) -> None:
+    assert {each.imported for each in imports_of(name) if each in OWN}.isdisjoint(COMMANDS)
+
+
+def test_the_library_knows_no_command_line() -> None:
+    below = [name for name in FILES if name.split(".")[0] not in ("cli", "__main__")]
+    assert [each for name in below for each in imports_of(name) if each.imported.split(".")[0] == "cli"] == []
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.split(".")[0] == "backends"])
 def test_a_backend_knows_no_run(name: str) -> None:
     known = {each.imported.split(".")[0] for each in imports_of(name) if each in OWN}
@@ -197,6 +228,8 @@ def test_an_import_inside_a_function_is_of_an_extra_or_of_the_place_that_a_url_n
             assert (each.importer, each.imported.split(".")[0]) in {
                 ("config", "backends"),
                 ("asynchronous", "greenlets"),
+                ("cli", "cli"),
+                ("maintenance.doctor", "maintenance"),
             }, each
         else:
             assert each.imported.removeprefix("foreign:") in EXTRAS[each.importer], each

@@ -1,0 +1,163 @@
+"""The table of all commands, and how one is run: its errors become messages and exit codes here, and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from io import TextIOWrapper
+from typing import Annotated, Final
+
+import typer
+from typing_extensions import override
+
+from chunkstore.cli import demo, ls
+from chunkstore.cli.documents import Document
+from chunkstore.cli.exits import Code, code_of
+from chunkstore.cli.output import Output, show_error
+from chunkstore.errors import ChunkStoreError
+
+LOOK: Final = "Look at runs"
+KEEP: Final = "Keep a store"
+MOVE: Final = "Move runs"
+HELP: Final = "Help"
+PANELS: Final = (LOOK, KEEP, MOVE, HELP)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: the words that call it (`config check`), its function, where the help lists it, and its `--json` document."""
+
+    name: str
+    function: Callable[..., None]
+    panel: str
+    document: type[Document] | None = None
+
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    Command("ls", ls.ls, LOOK, ls.Runs),
+    Command("demo", demo.demo, HELP, demo.Demo),
+)
+"""All commands, in the order of the help."""
+
+GROUPS: Final = {"config": "The configuration file."}
+"""What stands before the second word of a command."""
+
+
+def documents() -> Mapping[str, type[Document]]:
+    """The `--json` documents by the names of their commands."""
+    return {command.name: command.document for command in COMMANDS if command.document is not None}
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"chunkstore {_installed_version()}\n")
+        raise typer.Exit
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("chunkstore")
+    except metadata.PackageNotFoundError:
+        return "from a source tree that is not installed"
+
+
+def _all(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """See, compare, keep and move the run logs of data pipelines.
+
+    The store is given by --store, by CHUNKSTORE_URL, or by chunkstore.toml. Exit codes: 0 ok, 1 a failed run, differences or
+    damage, 2 usage, 3 not found, 4 conflict or lease, 5 store unreachable.
+    """
+    del version
+    context.obj = documents()
+
+
+def made() -> typer.Typer:
+    """The application, with all commands of the table."""
+    app = _typer("chunkstore", _all.__doc__)
+    app.callback()(_all)
+    groups = {name: _typer(name, text) for name, text in GROUPS.items()}
+    for command in COMMANDS:
+        group, _, last = command.name.rpartition(" ")
+        (groups[group] if group else app).command(last, rich_help_panel=command.panel)(command.function)
+    for name, group_app in groups.items():
+        if group_app.registered_commands:
+            app.add_typer(group_app, name=name, rich_help_panel=HELP)
+    return app
+
+
+def _typer(name: str, text: str | None) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    _escape_what_the_terminal_cannot_show()
+    handler = _Warnings()
+    logger = logging.getLogger("chunkstore")
+    logger.addHandler(handler)
+    propagates, logger.propagate = logger.propagate, False  # or a root logger would print the same, unescaped
+    try:
+        return _executed(arguments)
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(handler)
+
+
+def _executed(arguments: Sequence[str] | None) -> int:
+    try:
+        typer.main.get_command(made())(args=None if arguments is None else list(arguments), prog_name="chunkstore")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Code.OK if end.code is None else Code.BROKEN
+    except ChunkStoreError as error:
+        code = code_of(error)
+        show_error(str(error), code)
+        return code
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # or the interpreter flushes into the closed pipe once more, and says so
+        return Code.PIPE_CLOSED
+    except KeyboardInterrupt:
+        return Code.INTERRUPTED
+    except Exception:  # noqa: BLE001  Python's own code for it is 1, which says that a run failed
+        traceback.print_exc()
+        return Code.BROKEN
+    return Code.OK
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Names may be in any script; a terminal's encoding, or that of a pipe on Windows, may lack them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Warnings(logging.Handler):
+    """The library's warnings, as notes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        Output().warn(record.getMessage())
