@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 from typing_extensions import override
 
-from chunkstore.cli import demo, ls
+from chunkstore.cli import demo, doctor, ls, repair, verify
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
 from chunkstore.cli.output import Output, show_error
@@ -40,6 +40,9 @@ class Command:
 
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("ls", ls.ls, LOOK, ls.Runs),
+    Command("verify", verify.verify, KEEP, verify.Verified),
+    Command("repair", repair.repair, KEEP, repair.Repaired),
+    Command("doctor", doctor.doctor, HELP, doctor.Examined),
     Command("demo", demo.demo, HELP, demo.Demo),
 )
 """All commands, in the order of the help."""
