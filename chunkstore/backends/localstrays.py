@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -44,6 +43,7 @@ def strays(root: str) -> Iterator[Stray]:
 def strays_in(root: str, folder: str) -> Iterator[Stray]:
     """Those in one folder of the root; itself, where it holds no object."""
     try:
+        changed = os.lstat(f"{root}/{folder}").st_mtime  # before anybody tidies up what is found in it
         with os.scandir(f"{root}/{folder}") as entries:
             found = list(entries)
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # gone, or a listing tells
@@ -51,8 +51,7 @@ def strays_in(root: str, folder: str) -> Iterator[Stray]:
     for entry in found:
         yield from _seen(entry, f"{folder}/{entry.name}", files_too=False)
     if not folder.startswith(".") and all(entry.name.startswith(STAGING) for entry in found):
-        with suppress(FileNotFoundError):
-            yield Stray(folder, "empty folder", 0, os.lstat(f"{root}/{folder}").st_mtime)
+        yield Stray(folder, "empty folder", 0, changed)
 
 
 def remove(root: str, stray: Stray) -> bool:

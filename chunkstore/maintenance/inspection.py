@@ -110,6 +110,11 @@ class Look:
                 self.wanted.append(key)
         self.wanted.sort(key=lambda key: key != self._pack_key)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether there is nothing of such a run, as far as the place says."""
+        return not self.listed and not self._bad
+
     def take(self, key: str, blob: Blob) -> None:
         """One of the wanted objects."""
         if key == self._pack_key:
@@ -126,7 +131,7 @@ class Look:
             self.header = Stored(key, chunk, blob.version)
 
     def refused(self, key: str, error: Exception) -> None:
-        """One of the wanted objects that the place does not hand out."""
+        """One of the wanted objects, or the folder itself, that the place does not hand out."""
         self._bad.add(key)
         self._say(Kind.UNREADABLE, key, f"cannot be read: {error}", "see to it that it can be read, then verify again")
 
@@ -305,6 +310,7 @@ class Look:
                 version=header.version,
             )
         elif self._has_ended(header):
+            self._bad.add(self._pack_key)
             what = "is missing: the header says that the run is packed, and no step stands beside it"
             self._say(
                 Kind.PACK_LOST,

@@ -30,7 +30,7 @@ from chunkstore.errors import (
 from chunkstore.maintenance.findings import Finding, Kind, finding
 from chunkstore.maintenance.inspection import Look, windows
 from chunkstore.maintenance.progress import Progress, Watcher
-from chunkstore.maintenance.quarantine import count_by_run
+from chunkstore.maintenance.quarantine import PREFIX, count_by_run
 from chunkstore.store import ChunkedRunLogStore
 
 log = logging.getLogger(__name__)
@@ -163,8 +163,8 @@ class _Work:
             yield from self._runs(folders, None if run_ids is None else len(run_ids), checked, workers)
         if run_ids is None:
             yield from self._alike()
-            yield from self._settled(self._index)
-            yield from self._quarantine()
+            yield from self._own(index.PREFIX, lambda: self._settled(self._index))
+            yield from self._own(PREFIX, self._quarantine)
         yield from self._strays(run_ids)
 
     # Runs
@@ -187,7 +187,7 @@ class _Work:
         size = 1 if self._backend.concurrency < 2 else _AT_ONCE
         while batch := list(itertools.islice(folders, size)):
             for look in self._looks(batch, workers):
-                if total is not None and not look.listed:
+                if total is not None and look.is_gone:
                     raise RunLogNotFoundError(
                         f"run {look.run_id!r} is not in {self._backend.place}", run_id=look.run_id
                     )
@@ -239,8 +239,15 @@ class _Work:
                     looks[key.partition("/")[0]].take(key, blob)
         return list(looks.values())
 
-    def _listed(self, folder: str) -> list[Entry]:
-        return list(self._backend.list(f"{folder}/"))
+    def _listed(self, folder: str) -> list[Entry] | BackendUnavailableError:
+        """What is in the folder; or why the place lists this one not, and others."""
+        try:
+            return list(self._backend.list(f"{folder}/"))
+        except BackendUnavailableError as error:
+            if error.transient:
+                raise
+            next(iter(self._backend.folders()), None)  # raises where it is the place that refuses
+            return error
 
     def _read(self, some: list[str], looks: Mapping[str, Look]) -> Iterator[tuple[str, Blob]]:
         """The objects that are there; one that the place refuses is told to its look, and the others come all the same."""
@@ -265,7 +272,7 @@ class _Work:
                 if error.transient:
                     raise
                 folder = key.partition("/")[0]
-                self._listed(folder)  # raises where it is the place that refuses, and not this object
+                list(self._backend.list(f"{folder}/"))  # raises where it is the place that refuses, and not this object
                 looks[folder].refused(key, error)
 
     def _note(self, look: Look) -> None:
@@ -373,11 +380,22 @@ class _Work:
 
     # What belongs to no run
 
+    def _own(self, prefix: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+        """The findings about a folder of ours; one that the place refuses is a finding itself."""
+        try:
+            yield from findings()
+        except BackendUnavailableError as error:
+            if error.transient:
+                raise
+            yield finding(
+                Kind.UNREADABLE, prefix, f"cannot be read: {error}", "see to it that it can be read, then verify again"
+            )
+
     def _quarantine(self) -> Iterator[Finding]:
         for run_id, (count, size) in sorted(count_by_run(self._backend).items()):
             what = f"{count} objects are in the quarantine, {size:,} bytes; the run is read without them"
             advice = "look at them with chunkstore repair --list; export or remove them when you are done"
-            yield finding(Kind.QUARANTINED, ".quarantine/", what, advice, run_id=run_id, size=size)
+            yield finding(Kind.QUARANTINED, PREFIX, what, advice, run_id=run_id, size=size)
 
     def _strays(self, run_ids: list[str] | None) -> Iterator[Finding]:
         """What lies on a local disk and no listing shows."""
