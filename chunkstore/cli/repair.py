@@ -132,7 +132,7 @@ def repair(
         report = repaired(only_say=True)
         if not dry_run and _is_to_be_done(output, opened, report, yes=yes):
             report = repaired(only_say=False)
-        _show(output, opened, report)
+        _show(output, opened, report, dry_run=dry_run)
     if any(one.finding.severity == "damage" for one in report.actions if dry_run or one.outcome == "kept"):
         raise Exit(Code.FOUND)
 
@@ -149,22 +149,22 @@ def _is_to_be_done(output: Output, store: ChunkedRunLogStore, report: RepairRepo
     raise Exit(Code.USAGE)
 
 
-def _show(output: Output, store: ChunkedRunLogStore, report: RepairReport) -> None:
+def _show(output: Output, store: ChunkedRunLogStore, report: RepairReport, *, dry_run: bool) -> None:
     if output.json:
         actions = [_document_of(one) for one in report.actions]
-        _print_document(output, store, actions, dry_run=report.dry_run)
+        _print_document(output, store, actions, dry_run=dry_run)
         return
     for one in report.actions:
         outcome = Text(f"{one.outcome:10}", "red" if one.outcome == "kept" and one.finding.severity == "damage" else "")
         output.line(Text.assemble(outcome, printable(f"{one.finding.key} {one.finding.what}")))
         output.line(Text.assemble(" " * 10, (printable(f"→ {one.detail}"), "dim")))
-    if report.dry_run:
-        output.note("nothing was changed: --dry-run" if report.actions else "nothing to repair")
-        return
-    done = sum(one.outcome != "kept" for one in report.actions)
-    output.line(
-        f"{done:,} repaired, {len(report.actions) - done:,} kept as they are" if report.actions else "nothing to repair"
-    )
+    if not report.actions:
+        output.line("nothing to repair")
+    elif dry_run:
+        output.note("nothing was changed: --dry-run")
+    else:
+        done = sum(one.outcome != "kept" for one in report.actions)
+        output.line(f"{done:,} repaired, {len(report.actions) - done:,} kept as they are")
 
 
 def _keep_quarantine(

@@ -63,25 +63,30 @@ def probing_folder(root: Path, name: str, token: str, is_dead: Callable[[str], b
         )
     folder = above / f"{token}-{len(missing)}"
     folder.mkdir(parents=True)
+    made = len(missing)
     try:
         for other in list(above.iterdir()):
             if other != folder and is_dead(other.name):
-                _remove(other)
+                made = max(made, _made_for(other))
+                shutil.rmtree(other, ignore_errors=True)
         yield folder
     finally:
-        _remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(above, made)
 
 
-def _remove(folder: Path) -> None:
-    """With the folders above that are empty now and were made for it."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _made_for(folder: Path) -> int:
+    """How many folders above were made for an examination, as the name of its own says."""
     made = folder.name.rpartition("-")[2]
+    return int(made) if made.isdecimal() else 0
+
+
+def _remove_empty(above: Path, made: int) -> None:
+    """The folder of all examinations, and so many above it."""
     with contextlib.suppress(OSError):  # another examination is at work, or a store was made there meanwhile
-        folder.parent.rmdir()
-        root = folder.parent.parent
-        for _ in range(int(made) if made.isdecimal() else 0):
-            root.rmdir()
-            root = root.parent
+        above.rmdir()
+        for folder, _ in zip(above.parents, range(made), strict=False):
+            folder.rmdir()
 
 
 def examine_disk(backend: LocalBackend, folder: Path, notes: Notes) -> None:

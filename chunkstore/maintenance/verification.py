@@ -231,13 +231,20 @@ class _Work:
             listed = [self._listed(folders[0])]
         else:
             listed = waiting.at_once(self._listed, folders, lambda: workers)
-        looks = {folder: Look(folder, self._schema, entries) for folder, entries in zip(folders, listed, strict=True)}
+        looks = {folder: self._look(folder, found) for folder, found in zip(folders, listed, strict=True)}
         wanted = (look.listed[key] for look in looks.values() for key in look.wanted)
         with collector_paused():
             for some in windows(wanted, _OBJECTS, _BYTES):
                 for key, blob in self._read(some, looks):
                     looks[key.partition("/")[0]].take(key, blob)
         return list(looks.values())
+
+    def _look(self, folder: str, found: list[Entry] | BackendUnavailableError) -> Look:
+        if not isinstance(found, BackendUnavailableError):
+            return Look(folder, self._schema, found)
+        look = Look(folder, self._schema, [])
+        look.refused(f"{folder}/", found)
+        return look
 
     def _listed(self, folder: str) -> list[Entry] | BackendUnavailableError:
         """What is in the folder; or why the place lists this one not, and others."""

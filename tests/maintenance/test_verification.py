@@ -319,6 +319,31 @@ def test_an_object_that_the_place_refuses_is_a_finding_and_the_rest_is_checked()
     assert sorted(told) == [("damaged", "damage", "r/step.b.json"), ("unreadable", "damage", "r/step.a.json")]
 
 
+def test_a_folder_that_the_place_refuses_is_a_finding_and_a_place_that_refuses_all_is_an_error() -> None:
+    class Refusing(CountingBackend):
+        start = "r/"
+
+        def list(self, prefix: str) -> Any:
+            if prefix.startswith(self.start):
+                raise BackendUnavailableError("permission denied", key=prefix)
+            return super().list(prefix)
+
+        def folders(self) -> Iterator[str]:
+            if not self.start:
+                raise BackendUnavailableError("permission denied")
+            return super().folders()
+
+    backend = Refusing(fill(fill(ChunkedRunLogStore(memory())), "second").backend)
+    store = ChunkedRunLogStore(backend)
+    assert kinds(store) == [("unreadable", "damage", "r/")]
+    assert [one.key for one in found(store, "r")] == ["r/"]
+    backend.start = ".index/"
+    assert kinds(store) == [("unreadable", "damage", ".index/")]
+    backend.start = ""
+    with pytest.raises(BackendUnavailableError):
+        found(store)
+
+
 def test_a_place_that_does_not_answer_is_an_error_and_no_finding() -> None:
     class Gone(CountingBackend):
         def get_many(self, wanted: Any) -> Iterator[tuple[str, Blob]]:
