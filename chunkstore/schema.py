@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -64,6 +64,19 @@ class Schema:
         """The class whose objects are stored as chunks of this kind."""
         return getattr(self, _FIELD_OF[kind])  # type: ignore[no-any-return]
 
+    def described(self, kind: Kind) -> dict[str, Any]:
+        """The JSON Schema of the bodies of chunks of this kind, as this client writes them. Of a parameter any value may be in it."""
+        if kind is Kind.PARAMETER:
+            return {"type": "object", "properties": {"kind": {"type": "string"}, "value": {}}, "required": ["value"]}
+        made = self.class_of(kind).model_json_schema(mode="serialization")
+        definitions = made.pop("$defs", {})
+        if "$ref" in made:  # a class that holds others of its own kind, further down
+            made = dict(definitions[_named(made["$ref"])])
+        kept = {name: field for name, field in made["properties"].items() if name not in _NOT_IN_CHUNK[kind]}
+        required = [name for name in made.get("required", []) if name in kept]
+        used = {name: definitions[name] for name in sorted(_reached(kept, definitions))}
+        return {**made, "properties": kept, "required": required, "$defs": used}
+
     def write(self, kind: Kind, log: BaseModel) -> Content:
         """The chunk's JSON of a model object. Raises `InvalidInputError` for what JSON cannot keep."""
         fields = log.model_dump(exclude=_NOT_IN_CHUNK[kind], exclude_computed_fields=True, warnings=False)
@@ -110,6 +123,30 @@ class Schema:
             return kind.model_validate_json(content.body)
         except (ValidationError, FormatError) as error:
             raise FormatError(f"{key} does not fit {kind.__name__}: {_brief(error)}", key=key) from error
+
+
+def _named(reference: str) -> str:
+    """`StepLog` of `#/$defs/StepLog`."""
+    return reference.rpartition("/")[2]
+
+
+def _reached(part: object, definitions: Mapping[str, object]) -> set[str]:
+    """The definitions that a part of a schema refers to, at once or through others."""
+    found: set[str] = set()
+    pending = [part]
+    while pending:
+        match pending.pop():
+            case dict() as inner:
+                name = _named(inner["$ref"]) if isinstance(inner.get("$ref"), str) else ""
+                if name and name not in found:
+                    found.add(name)
+                    pending.append(definitions[name])
+                pending += inner.values()
+            case list() as inner:
+                pending += inner
+            case _:
+                pass
+    return found
 
 
 def _brief(error: Exception) -> str:

@@ -2,88 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from rich.text import Text
 from rich.tree import Tree
 
-from chunkstore.models import BranchLog, JobLog, RunLog, StepAttempt, StepLog
+from chunkstore.models import BranchLog, RunLog, StepAttempt, StepLog
+from chunkstore.outcomes import Work, duration_of, kind_of, reason_of, span_of, value_of
 
 _COLOURS: Final = {"SUCCESS": "green", "FAIL": "red"}
 _LONGEST_VALUE: Final = 60  # characters
 
 
-def tree(run_log: RunLog) -> Tree:
+def tree(run_log: RunLog, *, attempts: bool = False, depth: int | None = None) -> Tree:
     """The run, its parameters, steps and branches in their order; of a run log that was read in full.
 
-    A duration is the time from the first start to the last end of all attempts below. runnable's own models will do as well.
+    A duration is the time from the first start to the last end of all attempts below. What failed says why: the first line of its message.
+    With `attempts` each attempt of a step that has several, or failed, is a line of its own. Steps and branches deeper than `depth` are
+    counted instead of drawn. runnable's own models will do as well.
     """
-    job = [] if run_log.job is None else run_log.job.attempts
-    top = Tree(_line(run_log.run_id, run_log.status, [*_attempts(run_log.steps.values()), *job]))
+    top = Tree(_line(run_log.run_id, run_log.status, run_log))
     _add_parameters(top, run_log.parameters)
+    drawing = _Drawing(attempts, depth)
     if run_log.job is not None:
-        _add_work(top, "job", run_log.job, job)
-    _add_steps(top, run_log.steps.values())
+        drawing.add_work(top, "job", run_log.job)
+    drawing.add_steps(top, run_log.steps.values(), 1)
     return top
 
 
-def _add_steps(above: Tree, steps: Iterable[StepLog]) -> None:
-    for step in steps:
-        node = _add_work(above, step.name, step, list(_attempts([step])))
-        for branch in step.branches.values():
-            _add_branch(node, branch.internal_name.removeprefix(f"{step.internal_name}."), branch)
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """How a tree is drawn."""
+
+    attempts: bool
+    depth: int | None
+
+    def add_steps(self, above: Tree, steps: Collection[StepLog], level: int) -> None:
+        if self._is_too_deep(above, steps, level, "step"):
+            return
+        for step in steps:
+            node = self.add_work(above, step.name, step)
+            if not self._is_too_deep(node, step.branches, level + 1, "branch"):
+                for branch in step.branches.values():
+                    name = branch.internal_name.removeprefix(f"{step.internal_name}.")
+                    self._add_branch(node, name, branch, level + 1)
+
+    def _add_branch(self, above: Tree, name: str, branch: BranchLog, level: int) -> None:
+        node = above.add(_line(name, branch.status, branch, "italic"))
+        _add_parameters(node, branch.parameters)
+        self.add_steps(node, branch.steps.values(), level + 1)
+
+    def add_work(self, above: Tree, name: str, work: Work) -> Tree:
+        line = _line(name, work.status, work)
+        if len(work.attempts) > 1:
+            line.append(f"  {len(work.attempts)} attempts")
+        if self.attempts and work.attempts and (len(work.attempts) > 1 or work.status == "FAIL"):
+            node = above.add(line)
+            self._add_attempts(node, work)
+            return node
+        reason = reason_of(work)
+        if reason and work.status != "SUCCESS":
+            line.append(f"  {_shown(reason)}", "red")
+        return above.add(line)
+
+    @staticmethod
+    def _add_attempts(above: Tree, work: Work) -> None:
+        for attempt in work.attempts:
+            line = _line(f"attempt {attempt.attempt_number}", attempt.status, _Alone([attempt]), "")
+            reason = reason_of(attempt)
+            above.add(line.append(f"  {_shown(reason)}", "red") if reason else line)
+
+    def _is_too_deep(self, above: Tree, below: Collection[object], level: int, what: str) -> bool:
+        if self.depth is None or level <= self.depth or not below:
+            return False
+        above.add(Text(f"{len(below):,} {what}{'' if len(below) == 1 else 'es' if what == 'branch' else 's'}", "dim"))
+        return True
 
 
-def _add_work(above: Tree, name: str, work: StepLog | JobLog, attempts: list[StepAttempt]) -> Tree:
-    line = _line(name, work.status, attempts)
-    if len(work.attempts) > 1:
-        line.append(f"  {len(work.attempts)} attempts")
-    message = next((attempt.message for attempt in reversed(work.attempts) if attempt.message), work.message)
-    if message and work.status != "SUCCESS":
-        line.append(f"  {_shown(message.strip())}", "red")
-    return above.add(line)
-
-
-def _add_branch(above: Tree, name: str, branch: BranchLog) -> None:
-    node = above.add(_line(name, branch.status, list(_attempts(branch.steps.values())), "italic"))
-    _add_parameters(node, branch.parameters)
-    _add_steps(node, branch.steps.values())
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    attempts: list[StepAttempt]
 
 
 def _add_parameters(above: Tree, parameters: Mapping[str, object]) -> None:
     for name, parameter in parameters.items():
-        kind = getattr(parameter, "kind", "json")
-        line = Text.assemble((printable(name), "cyan"), " = ", _shown(repr(getattr(parameter, "value", parameter))))
+        line = Text.assemble((printable(name), "cyan"), " = ", _shown(repr(value_of(parameter))))
+        kind = kind_of(parameter)
         above.add(line if kind == "json" else line.append(f"  {kind}", "dim"))
 
 
-def _line(name: str, status: str, attempts: list[StepAttempt], style: str = "bold") -> Text:
+def _line(name: str, status: str, log: RunLog | BranchLog | Work | _Alone, style: str = "bold") -> Text:
     line = Text.assemble((printable(name), style), "  ", status_text(status))
-    duration = _duration(attempts)
+    duration = span_of(log.attempts) if isinstance(log, _Alone) else duration_of(log)
     return line if duration is None else line.append(f"  {duration.total_seconds():.3f} s", "dim")
 
 
 def status_text(status: str) -> Text:
     """A status in its colour."""
     return Text(printable(status), _COLOURS.get(status, "yellow"))
-
-
-def _attempts(steps: Iterable[StepLog]) -> Iterator[StepAttempt]:
-    """All attempts of the steps, and of what is below them."""
-    for step in steps:
-        yield from step.attempts
-        for branch in step.branches.values():
-            yield from _attempts(branch.steps.values())
-
-
-def _duration(attempts: list[StepAttempt]) -> timedelta | None:
-    try:
-        starts = [datetime.fromisoformat(attempt.start_time) for attempt in attempts]
-        return max(datetime.fromisoformat(attempt.end_time) for attempt in attempts) - min(starts)
-    except (ValueError, TypeError):  # none; one that has not ended; or one with a time zone and one without
-        return None
 
 
 def _shown(text: str) -> str:

@@ -22,7 +22,18 @@ def name_of(file: Path) -> str:
 
 
 FILES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
-FRAME = {"documents", "exits", "output", "asking", "configuration", "opening", "completing", "options", "app"}
+FRAME = {
+    "documents",
+    "exits",
+    "output",
+    "asking",
+    "configuration",
+    "opening",
+    "completing",
+    "options",
+    "findings",
+    "app",
+}
 """Of the command line; every other file in `cli` is a command."""
 
 COMMANDS = sorted(name for name in FILES if name.startswith("cli.") and name.removeprefix("cli.") not in FRAME)
@@ -52,15 +63,16 @@ FLOORS = [
     ["config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
-        *("naming", "demonstration", "show"),
-        *("maintenance.progress", "maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
+        *("naming", "moments", "outcomes", "objects", "demonstration", "show"),
+        *("maintenance.progress", "maintenance.packing"),
+        *("maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
         *("maintenance.verification", "maintenance.repair"),
         *("maintenance.checks", "maintenance.localprobes", "maintenance.s3probes", "maintenance.doctor"),
         "maintenance",
     ],
     [
         *("cli.documents", "cli.exits", "cli.output", "cli.asking"),
-        *("cli.configuration", "cli.opening", "cli.completing", "cli.options"),
+        *("cli.configuration", "cli.opening", "cli.completing", "cli.options", "cli.findings"),
         *COMMANDS,
         *("cli.app", "cli", "__main__"),
     ],
@@ -80,6 +92,8 @@ IMPORTS_ONLY = {
     "merge": {"values"},
     "assembly": set(),
     "models": {"errors"},
+    "moments": {"errors"},
+    "outcomes": {"models"},
 }
 """Rooms that are pure, or know one thing only."""
 

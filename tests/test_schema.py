@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from chunkstore import keys, models, values
+from chunkstore import codec, keys, models, values
 from chunkstore.errors import FormatError, InvalidInputError
 from chunkstore.keys import Kind
 from chunkstore.schema import MAX_PARAMETER_DEPTH, OWN, ParameterForm, Schema
@@ -239,3 +239,31 @@ def test_a_parameter_of_a_newer_kind_that_is_handed_back_is_no_change() -> None:
     content = Content(b'{"kind":"newer","value":1,"unit":"m"}')
     handed_back = OWN.write_parameter("p", OWN.read_parameter(content, KEY))
     assert OWN.seen_parameter(keys.parameter("r", "p"), content) == handed_back
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_described_schema_fits_the_bodies_that_are_stored(kind: Kind) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed; moto brings it")
+    from chunkstore import ChunkedRunLogStore, JobLog, StepAttempt
+    from chunkstore.demonstration import write_demo
+    from places import memory
+
+    store = ChunkedRunLogStore(memory())
+    write_demo(store)
+    store.create_run_log("job")
+    store.add_job_log(
+        "job", JobLog(status="FAIL", attempts=[StepAttempt(message="x", user_defined_metrics={"a": [1]})])
+    )
+    described = OWN.described(kind)
+    jsonschema.Draft202012Validator.check_schema(described)
+    bodies = [
+        values.decode(codec.decode(store.backend.get(entry.key).data, entry.key).content)
+        for run_id in store.list_run_ids()
+        for entry in store.backend.list(f"{run_id}/")
+        if (chunk := keys.parse(entry.key)) is not None and chunk.kind is kind
+    ]
+    assert bodies
+    for body in bodies:
+        jsonschema.validate(body, described)
+        if kind is not Kind.PARAMETER:
+            assert set(body) == set(described["properties"])

@@ -25,9 +25,9 @@ from chunkstore import (
 from chunkstore.show import tree
 
 
-def drawn(run_log: RunLog) -> str:
+def drawn(run_log: RunLog, **how: Any) -> str:
     console = Console(file=StringIO(), width=200)
-    console.print(tree(run_log))
+    console.print(tree(run_log, **how))
     written: Any = console.file
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
@@ -74,6 +74,36 @@ def test_a_step_that_failed_says_why_and_how_often_it_was_tried() -> None:
     assert drawn(RunLog(run_id="r", status="FAIL", steps={"fit": failed})) == dedent("""\
         r  FAIL  6.000 s
         └── fit  FAIL  6.000 s  2 attempts  out of disk""")
+
+
+def test_attempts_are_drawn_of_what_was_tried_again_or_failed_with_the_first_line_of_their_messages() -> None:
+    tries = [
+        attempt("00", "01", message="out of memory\nTraceback"),
+        attempt("05", "06", attempt_number=2, status="SUCCESS"),
+    ]
+    steps = {"one": step("one", attempt("00", "01")), "fit": step("fit", *tries)}
+    assert drawn(RunLog(run_id="r", status="SUCCESS", steps=steps), attempts=True) == dedent("""\
+        r  SUCCESS  6.000 s
+        ├── one  SUCCESS  1.000 s
+        └── fit  SUCCESS  6.000 s  2 attempts
+            ├── attempt 1  CREATED  1.000 s  out of memory
+            └── attempt 2  SUCCESS  1.000 s""")
+
+
+@pytest.mark.parametrize(
+    ("depth", "lines"),
+    [
+        (0, ["r  CREATED", "└── 1 step"]),
+        (1, ["r  CREATED", "└── m  SUCCESS", "    └── 2 branches"]),
+        (2, ["r  CREATED", "└── m  SUCCESS", "    ├── a  CREATED", "    │   └── 1 step", "    └── b  CREATED"]),
+    ],
+)
+def test_what_is_deeper_is_counted(depth: int, lines: list[str]) -> None:
+    branches = {
+        "m.a": BranchLog(internal_name="m.a", steps={"m.a.x": step("m.a.x")}),
+        "m.b": BranchLog(internal_name="m.b"),
+    }
+    assert drawn(RunLog(run_id="r", steps={"m": step("m", branches=branches)}), depth=depth).splitlines() == lines
 
 
 def test_a_step_that_succeeded_in_the_end_keeps_its_failures_to_itself() -> None:

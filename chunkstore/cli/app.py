@@ -15,7 +15,21 @@ from typing import Annotated, Final
 import typer
 from typing_extensions import override
 
-from chunkstore.cli import demo, doctor, ls, repair, verify
+from chunkstore.cli import (
+    cat,
+    compact,
+    config_check,
+    demo,
+    doctor,
+    ls,
+    metrics,
+    params,
+    reindex,
+    repair,
+    schema,
+    show,
+    verify,
+)
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, code_of
 from chunkstore.cli.output import Output, show_error
@@ -40,9 +54,17 @@ class Command:
 
 COMMANDS: Final[tuple[Command, ...]] = (
     Command("ls", ls.ls, LOOK, ls.Runs),
+    Command("show", show.show, LOOK, show.Run),
+    Command("params", params.params, LOOK, params.Parameters),
+    Command("metrics", metrics.metrics, LOOK, metrics.Metrics),
+    Command("cat", cat.cat, LOOK, cat.Objects),
+    Command("compact", compact.compact, KEEP, compact.Packings),
+    Command("reindex", reindex.reindex, KEEP, reindex.Reindexed),
     Command("verify", verify.verify, KEEP, verify.Verified),
     Command("repair", repair.repair, KEEP, repair.Repaired),
     Command("doctor", doctor.doctor, HELP, doctor.Examined),
+    Command("config check", config_check.check, HELP, config_check.Configuration),
+    Command("schema", schema.schema, HELP, schema.Schemas),
     Command("demo", demo.demo, HELP, demo.Demo),
 )
 """All commands, in the order of the help."""

@@ -16,9 +16,14 @@ from chunkstore.naming import nearest
 from chunkstore.store import ChunkedRunLogStore
 
 
+def config_files(config: Path | None) -> tuple[ConfigFile, ...]:
+    """The configuration files that count, the nearest first."""
+    return tuple(read(path) for path in find_files(config))
+
+
 def place_meant(store: str, config: Path | None) -> tuple[Place, tuple[ConfigFile, ...]]:
     """The place that a command is about, and the configuration files that count. Nothing is opened."""
-    files = tuple(read(path) for path in find_files(config))
+    files = config_files(config)
     is_from_environment = store and store == os.environ.get("CHUNKSTORE_URL")
     return place_of(store, files, "CHUNKSTORE_URL" if is_from_environment else "--store"), files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from chunkstore.cli.exits import Code
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.show import printable, status_text
 
-__all__ = ["Cell", "Output", "printable", "shown_bytes", "shown_duration", "shown_time"]
+__all__ = ["Cell", "Output", "printable", "shown_bytes", "shown_duration", "shown_time", "shown_value"]
 
 Cell: TypeAlias = str | Text
 """Text as it came, which is escaped, or rich's own, which was made of escaped text."""
@@ -195,6 +196,11 @@ def shown_duration(duration: timedelta | None) -> str:
 def shown_time(time: datetime | None) -> str:
     """A time for people, in their own time zone, to the second; nothing for None."""
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def shown_value(value: object) -> str:
+    """A parameter's value for people: the JSON of it, with NaN and the infinities by their names."""
+    return json.dumps(value, ensure_ascii=False, default=repr)
 
 
 def show_error(message: str, code: int) -> None:

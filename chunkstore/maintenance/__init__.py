@@ -6,7 +6,8 @@ Every function takes an open store first, changes only what it says, and returns
 from chunkstore.maintenance.checks import Check
 from chunkstore.maintenance.doctor import Examination, examine
 from chunkstore.maintenance.findings import Finding, Kind, Severity
-from chunkstore.maintenance.progress import Progress
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.maintenance.quarantine import (
     Quarantined,
     discard_quarantined,
@@ -27,10 +28,15 @@ __all__ = [
     "Quarantined",
     "RepairReport",
     "Severity",
+    "Unpacked",
     "Verification",
+    "Watcher",
+    "compact_runs",
     "discard_quarantined",
+    "ended_runs",
     "examine",
     "export_quarantined",
+    "measure",
     "quarantined",
     "repair",
     "verify",

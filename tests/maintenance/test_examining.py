@@ -237,9 +237,12 @@ class TestS3:
         backend = in_bucket(request.getfixturevalue(f"{name}_server"), tmp_path)
         examination = examine(backend)
         seen = outcomes(examination)
-        assert {seen[each] for each in (*PROMISED, *RACES, "clock")} == {"yes"}
+        assert {seen[each] for each in (*PROMISED, "clock")} == {"yes"}
         assert seen["the server's conditions"] == ("no" if name == "rclone" else "yes")
-        assert examination.writers == writers
+        # moto checks a condition and puts in two steps: under load the races find that out.
+        races = all(seen[each] == "yes" for each in RACES)
+        assert races or name == "moto"
+        assert examination.writers == (writers if races else "one process")
         assert "host" in examination.advice[0]
         assert left_in(backend) == []
         backend.close()
