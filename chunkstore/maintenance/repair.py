@@ -178,7 +178,7 @@ class _Work:
         if not takes_away:
             return self._copied_only(found)
         self._take_away(found.key, blob)
-        log.warning(
+        log.info(
             "%s was moved into the quarantine of %s as %s: it %s", found.key, self._backend.place, name, found.what
         )
         return Action(found, "isolated", f"its bytes are in the quarantine as {name}")

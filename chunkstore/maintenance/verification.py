@@ -210,13 +210,13 @@ class _Work:
                 return
             waiting.sleep(self._settle_seconds)
             changing: dict[str, list[Finding]] = {}
-            folders = iter(list(doubtful))
+            folders = iter(sorted(doubtful))
             while batch := list(itertools.islice(folders, 1 if self._backend.concurrency < 2 else _AT_ONCE)):
                 for look in self._looks(batch, workers):
                     found = look.findings()
                     self._note(look)
                     if set(found) == set(doubtful[look.folder]):
-                        yield from found
+                        yield from sorted(found, key=lambda one: (one.key, one.kind))
                     elif found:
                         changing[look.folder] = found
             doubtful = changing
