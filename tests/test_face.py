@@ -24,6 +24,7 @@ HEAVY = [
         "runnable",
         "sqlalchemy",
         "rich",
+        "typer",
         "greenlet",
     ),
     *("pytest", "_pytest", "hypothesis", "moto", "asyncio", "multiprocessing", "ssl", "numpy", "pandas", "yaml"),

@@ -136,7 +136,7 @@ def _typer(name: str, text: str | None) -> typer.Typer:
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    _escape_what_the_terminal_cannot_show()
+    _prepare_streams()
     handler = _Warnings()
     logger = logging.getLogger("chunkstore")
     logger.addHandler(handler)
@@ -150,9 +150,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 def _executed(arguments: Sequence[str] | None) -> int:
     try:
-        typer.main.get_command(made())(args=None if arguments is None else list(arguments), prog_name="chunkstore")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else Code.OK if end.code is None else Code.BROKEN
+        return _called(arguments)
     except ChunkStoreError as error:
         code = code_of(error)
         show_error(str(error), code)
@@ -162,18 +160,33 @@ def _executed(arguments: Sequence[str] | None) -> int:
             os.open(os.devnull, os.O_WRONLY), 1
         )  # or the interpreter flushes into the closed pipe once more, and says so
         return Code.PIPE_CLOSED
+    except (
+        OSError
+    ) as error:  # of the store they are errors of the library: this one is of what we print, or of a file given
+        show_error(f"{error.filename or 'the output'}: {error.strerror or error}", Code.UNREACHABLE)
+        return Code.UNREACHABLE
     except KeyboardInterrupt:
         return Code.INTERRUPTED
     except Exception:  # noqa: BLE001  Python's own code for it is 1, which says that a run failed
         traceback.print_exc()
         return Code.BROKEN
+
+
+def _called(arguments: Sequence[str] | None) -> int:
+    try:
+        typer.main.get_command(made())(args=None if arguments is None else list(arguments), prog_name="chunkstore")
+    except SystemExit as end:  # that is how typer ends, always
+        return end.code if isinstance(end.code, int) else Code.OK if end.code is None else Code.BROKEN
     return Code.OK
 
 
-def _escape_what_the_terminal_cannot_show() -> None:
-    """Names may be in any script; a terminal's encoding, or that of a pipe on Windows, may lack them."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
+def _prepare_streams() -> None:
+    """Names may be in any script; a terminal's encoding, or that of a pipe on Windows, may lack them. And a stream may be closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  for as long as we run
+        elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -88,8 +88,11 @@ class Output:
         if buffer is None:
             sys.stdout.write(data.decode("utf-8", "backslashreplace"))
         else:
-            buffer.write(data)
-            buffer.flush()
+            try:
+                buffer.write(data)
+                buffer.flush()
+            except BrokenPipeError:  # with its number typer would take it for its own business, and end with 1
+                raise BrokenPipeError from None
 
     def document(self, document: Document) -> None:
         """The `--json` document."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,11 +86,23 @@ def test_70_is_for_a_fault_of_ours_and_not_1(
     assert "Traceback" in result.err
 
 
-def test_141_is_for_a_pipe_whose_reader_went_away(nightly: chunkstore.ChunkedRunLogStore) -> None:
-    code = "import sys; sys.stdout.close(); import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1); sys.stdout = open(1, 'w', buffering=1)\n"
-    code += f"from chunkstore.cli import main; sys.exit(main(['ls', '-s', {nightly.backend.place!r}]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("words", [["ls"], ["cat", "nightly-1", "run"]])
+def test_141_is_for_a_pipe_whose_reader_went_away(nightly: chunkstore.ChunkedRunLogStore, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "chunkstore", *words, "-s", nightly.backend.place]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_5_is_for_an_output_that_cannot_be_written(nightly: chunkstore.ChunkedRunLogStore) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "chunkstore", "ls", "-s", nightly.backend.place]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: the output: No space left on device")
 
 
 def test_every_error_has_a_code_of_its_own() -> None:
