@@ -146,7 +146,7 @@ def _is_to_be_done(output: Output, store: ChunkedRunLogStore, report: RepairRepo
     verb = "move damage into the quarantine, and finish deletions"
     if confirm_deletion(output, store, runs, size, yes=yes, dry_run=False, verb=verb):
         return True
-    raise Exit(Code.USAGE)
+    raise Exit(Code.FOUND)  # nothing was changed, and what is wrong is still there
 
 
 def _show(output: Output, store: ChunkedRunLogStore, report: RepairReport, *, dry_run: bool) -> None:

@@ -119,4 +119,8 @@ def _summary(checked: Checked) -> str:
     looked = f"{checked.runs:,} runs, {checked.chunks:,} chunks, {shown_bytes(checked.bytes)}"
     if not (checked.damage or checked.warnings or checked.notices):
         return f"{looked}: all is well"
-    return f"{looked}: {checked.damage:,} damaged, {checked.warnings:,} warnings, {checked.notices:,} notices"
+    return f"{looked}: {checked.damage:,} damaged, {_many(checked.warnings, 'warning')}, {_many(checked.notices, 'notice')}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

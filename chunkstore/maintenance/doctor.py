@@ -33,7 +33,7 @@ from chunkstore.errors import (
     ObjectNotFoundError,
 )
 from chunkstore.maintenance.checks import Check, Outcome
-from chunkstore.maintenance.localprobes import examine_disk, probing_folder
+from chunkstore.maintenance.localprobes import examine_disk, probing_folder, shown_ms
 from chunkstore.store import ChunkedRunLogStore
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class _Times:
         return done
 
     def __str__(self) -> str:
-        return ", ".join(f"{verb} {1000 * statistics.median(taken):.2g} ms" for verb, taken in self.taken.items())
+        return ", ".join(f"{verb} {shown_ms(statistics.median(taken))}" for verb, taken in self.taken.items())
 
 
 class _Trial:

@@ -231,16 +231,22 @@ def _syncs(backend: LocalBackend, folder: Path, notes: Notes) -> None:
         follows = "nobody can promise that writes survive power loss: set durability='process', or choose another disk"
         notes.note("fsync", "no", f"cannot be synced: {error.strerror}", follows)
         return
-    each = 1000 * statistics.median(taken)
-    notes.note("fsync", "yes", f"a file and its folder in {each:.2g} ms")
+    each = shown_ms(statistics.median(taken))
+    notes.note("fsync", "yes", f"a file and its folder in {each}")
     if backend.durability == "process":
         notes.advise(
             "durability is 'process': power loss may take the last writes. 'barrier' makes every finished run last."
         )
     elif backend.durability == "barrier":
         notes.advise(
-            f"durability is 'barrier': a finished run survives power loss. 'power' makes each write last, for {each:.2g} ms more each."
+            f"durability is 'barrier': a finished run survives power loss. 'power' makes each write last, for {each} more each."
         )
+
+
+def shown_ms(seconds: float) -> str:
+    """A short time for people: `0.35 ms`, `110 ms`."""
+    ms = 1000 * seconds
+    return f"{ms:.2f} ms" if ms < 10 else f"{ms:,.0f} ms"
 
 
 def _names(folder: Path, notes: Notes) -> None:

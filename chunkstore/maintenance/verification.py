@@ -126,7 +126,7 @@ def verify(
     again after `settle_seconds`. Staging files and empty folders younger than `stale_seconds` may be a writer's, and are left out.
 
     Costs for each run one listing (one request per 1,000 objects) and one request for each object; without `run_ids` one more per 1,000 runs
-    to list them, and for the index two listings at most, its manifest and its segments. For a run where something is wrong twice that, or
+    to list them, and for index and quarantine one listing each, one for each object in them that is looked at. For a run where something is wrong twice that, or
     more while it changes. In memory are about 100 bytes for each run, 500 for each chunk of up to 64 runs, and 64 MiB of objects.
 
     Raises `RunLogNotFoundError` for a run of `run_ids` that is not there, `BackendUnavailableError` where the place does not answer. A single object
@@ -400,8 +400,10 @@ class _Work:
 
     def _quarantine(self) -> Iterator[Finding]:
         for run_id, (count, size) in sorted(count_by_run(self._backend).items()):
-            what = f"{count} objects are in the quarantine, {size:,} bytes; the run is read without them"
-            advice = "look at them with chunkstore repair --list; export or remove them when you are done"
+            objects = "1 object" if count == 1 else f"{count:,} objects"
+            of_run = f"of run {run_id!r}" if run_id else "of no run that is known"
+            what = f"holds {objects} {of_run}, {size:,} bytes, that a repair isolated: the run is not whole"
+            advice = "look at them with chunkstore repair --list, export them, and discard them when you are done"
             yield finding(Kind.QUARANTINED, PREFIX, what, advice, run_id=run_id, size=size)
 
     def _strays(self, run_ids: list[str] | None) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def test_without_a_terminal_it_needs_yes_and_shows_what_it_would_take_away(
     assert nightly.backend.get(KEY) == before
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("", 2)])
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("", 1)])
 def test_at_a_terminal_it_asks(damaged: tuple[str, ...], answer: str, code: int) -> None:
     assert run("repair", *damaged, answer=answer, terminal=True).code == code
 
