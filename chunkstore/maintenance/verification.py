@@ -205,25 +205,19 @@ class _Work:
 
     def _confirmed(self, doubtful: dict[str, list[Finding]], workers: ThreadPoolExecutor) -> Iterator[Finding]:
         """What is still so when looked at again. What two looks see alike is so; what changes is somebody's work."""
+        agreed = {folder: _Agreed(found) for folder, found in doubtful.items()}
         for _ in range(_ROUNDS):
-            if not doubtful:
+            if not agreed:
                 return
             waiting.sleep(self._settle_seconds)
-            changing: dict[str, list[Finding]] = {}
-            folders = iter(sorted(doubtful))
+            folders = iter(sorted(agreed))
             while batch := list(itertools.islice(folders, 1 if self._backend.concurrency < 2 else _AT_ONCE)):
                 for look in self._looks(batch, workers):
-                    found = look.findings()
                     self._note(look)
-                    if set(found) == set(doubtful[look.folder]):
-                        yield from sorted(found, key=lambda one: (one.key, one.kind))
-                    elif found:
-                        changing[look.folder] = found
-            doubtful = changing
-        for folder in doubtful:
-            log.debug(
-                "%s in %s changes all the time; what looks wrong there is not reported", folder, self._backend.place
-            )
+                    yield from agreed[look.folder].told(look.findings())
+            agreed = {folder: one for folder, one in agreed.items() if one.is_open}
+        for folder in agreed:
+            log.debug("%s in %s changes all the time", folder, self._backend.place)
 
     def _looks(self, folders: list[str], workers: ThreadPoolExecutor) -> list[Look]:
         """A look at each of these, all at once."""
@@ -311,16 +305,12 @@ class _Work:
 
     def _settled(self, look: Callable[[], list[Finding]]) -> Iterator[Finding]:
         """The findings on which two looks agree."""
-        before = look()
+        agreed = _Agreed(look())
         for _ in range(_ROUNDS):
-            if not before:
+            if not agreed.is_open:
                 return
             waiting.sleep(self._settle_seconds)
-            now = look()
-            if set(now) == set(before):
-                yield from now
-                return
-            before = now
+            yield from agreed.told(look())
 
     def _index(self) -> list[Finding]:
         found: list[Finding] = []
@@ -419,6 +409,27 @@ class _Work:
             one = stray_finding(stray, now)
             if one.kind is Kind.FOREIGN or (one.age_seconds or 0.0) >= self._stale_seconds:
                 yield one
+
+
+class _Agreed:
+    """What the last look at a thing found, and what two looks in turn have found alike."""
+
+    def __init__(self, found: Iterable[Finding]) -> None:
+        self._before = set(found)
+        self._told: set[Finding] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last look found something that no other has confirmed yet."""
+        return bool(self._before - self._told)
+
+    def told(self, found: Iterable[Finding]) -> list[Finding]:
+        """Takes one more look; the findings that it confirms, each once, in the order of their keys."""
+        now = set(found)
+        confirmed = (now & self._before) - self._told
+        self._told |= confirmed
+        self._before = now
+        return sorted(confirmed, key=lambda one: (one.key, one.kind, one.what))
 
 
 def stray_finding(stray: Stray, now: float) -> Finding:

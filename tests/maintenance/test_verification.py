@@ -512,6 +512,13 @@ class TestBesideWriters:
         at_pause.append(mend_and_break)
         assert [one.key for one in found(store)] == ["r/step.b.json"]
 
+    def test_damage_in_a_run_that_changes_all_the_time_is_told_once(self, at_pause: list[Callable[[], None]]) -> None:
+        store = fill(ChunkedRunLogStore(memory()))
+        change(store, "r/step.b.json", lambda _: b"")
+        put = store.backend.put
+        at_pause += [lambda number=number: put("r/step.a.json", b"?" * number, ANY) and None for number in range(10)]  # type: ignore[misc]
+        assert [one.key for one in found(store)] == ["r/step.b.json"]
+
 
 def work_on(backend: Backend, number: int, rounds: int) -> int:
     """Runs that are made, grow, end, are packed, indexed, deleted, and made again."""
