@@ -19,7 +19,7 @@ from chunkstore import (
     StepLog,
     keys,
 )
-from chunkstore.backends import ANY, Backend, Condition, Guarantees
+from chunkstore.backends import ANY, Backend, Condition, Entry, Guarantees
 from chunkstore.backends.local import LocalBackend
 from chunkstore.maintenance import (
     Kind,
@@ -187,6 +187,10 @@ class Meanwhile(CountingBackend):
             self._when = ("", "", work)
             work()
 
+    def list(self, prefix: str) -> Iterator[Entry]:
+        self._count("list", prefix)  # before what is there is taken down
+        return self.inner.list(prefix)
+
 
 def after_looks(backend: Meanwhile, looks: Iterator[int], work: Callable[[], None]) -> None:
     """The work, once no more looks are to come."""
@@ -259,6 +263,14 @@ class TestWhereDeletesHaveNoConditions:
         store.backend.put("r/step.a.json", HALF, ANY)
         assert told(mended(store, unconditional=True)) == [("isolated", "r/step.a.json")]
         assert list(again(store).get_run_log_by_id("r").steps) == ["b", "c"]
+
+    def test_not_what_was_mended_while_it_was_copied(self) -> None:
+        backend = NoConditionalDelete(memory())
+        whole = fill(ChunkedRunLogStore(backend)).backend.get("r/step.a.json").data
+        backend.put("r/step.a.json", HALF, ANY)
+        mending = Meanwhile(backend, "put", ".quarantine/", lambda: backend.put("r/step.a.json", whole, ANY))
+        assert told(mended(ChunkedRunLogStore(mending), unconditional=True)) == [("kept", "r/step.a.json")]
+        assert backend.get("r/step.a.json").data == whole
 
     def test_a_deletion_is_finished_as_by_deleting_the_run(self) -> None:
         store = fill(ChunkedRunLogStore(NoConditionalDelete(memory())))
