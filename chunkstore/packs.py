@@ -94,7 +94,7 @@ def encode(run: str, founded: str, token: str, found: Iterable[Packing]) -> byte
 def decode(data: bytes, key: str) -> Pack:
     """The pack in these bytes. Raises `FormatError` with the key for anything but a whole pack of a known format.
 
-    So it does for one that was compressed by zstd where the package `zstandard` is missing.
+    `NewerFormatError`, where it is whole and cannot be read here: also for one compressed by zstd where the package `zstandard` is missing.
     """
     view = memoryview(data)
     if not data.startswith(_PREFIX) or view[len(_PREFIX) : _DIGEST_END] != _digest(view[_DIGEST_END:]):
@@ -170,7 +170,7 @@ def _unpacked(packed: memoryview, compression: str, size: int, key: str) -> byte
     """Never more than was announced, whatever the bytes unpack to."""
     unpack = _UNPACKERS.get(compression)
     if unpack is None:
-        raise FormatError(
+        raise NewerFormatError(
             f"{key} is compressed by {compression!r}, which this chunkstore does not know; upgrade it", key=key
         )
     plain = unpack(packed, size, key)
@@ -195,7 +195,7 @@ def _from_gzip(packed: memoryview, size: int, _key: str) -> bytes | None:
 def _from_zstd(packed: memoryview, size: int, key: str) -> bytes | None:
     zstd = _zstd()
     if zstd is None:
-        raise FormatError(
+        raise NewerFormatError(  # the pack is whole
             f"{key} is compressed by zstd, and the package zstandard is not installed here; pip install 'chunkstore[fast]'",
             key=key,
         )

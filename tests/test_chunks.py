@@ -206,7 +206,6 @@ def test_many_chunks_under_a_small_memory_are_all_written_and_read(counting: Cou
 
 
 def test_stamps_that_are_given_are_kept_however_many_are_written_at_once(chunks: Chunks) -> None:
-    chunks.create(HEADER, content(0))
     stamps = ["2026-01-01T00:00:00.000001Z", "2026-01-01T00:00:00.000002Z"]
     changes = [set_to(keys.step("r", stamp), 1)._replace(created_at=stamp) for stamp in stamps]
     assert [stored.chunk.envelope.created_at for stored in chunks.change_many(changes)] == stamps

@@ -58,7 +58,7 @@ FLOORS = [
             "backends.s3engine",
             "backends.s3server",
         ),
-        *("backends.memory", "backends.local", "backends.s3"),
+        *("backends.memory", "backends.local", "backends.localstrays", "backends.s3"),
     ],
     ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
@@ -79,6 +79,9 @@ FLOORS = [
             "maintenance.imports",
         ),
         *("maintenance.moving", "maintenance.retention", "maintenance.removal", "maintenance.trash"),
+        *("maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
+        *("maintenance.verification", "maintenance.repair"),
+        *("maintenance.checks", "maintenance.localprobes", "maintenance.s3probes", "maintenance.doctor"),
         "maintenance",
     ],
     [
@@ -259,6 +262,7 @@ def test_an_import_inside_a_function_is_of_an_extra_or_of_the_place_that_a_url_n
                 ("config", "backends"),
                 ("asynchronous", "greenlets"),
                 ("cli", "cli"),
+                ("maintenance.doctor", "maintenance"),
             }, each
         else:
             assert each.imported.removeprefix("foreign:") in EXTRAS[each.importer], each

@@ -37,7 +37,8 @@ _NAMELESS: Final = sum(getattr(os, flag, 0) for flag in ("O_WRONLY", "O_TMPFILE"
 MAX_OBJECT_BYTES: Final = 1 << 30
 """A larger file is nothing that was put here; reading it would take all memory."""
 
-_STAGING: Final = ".t-"
+STAGING: Final = ".t-"
+"""How the names of staging files begin."""
 _USUAL: Final = "run.json"
 """An object that most folders have. Nothing depends on it."""
 _FOUNDINGS: Final = 100
@@ -350,7 +351,7 @@ class LocalBackend:
 
     def _stage(self, path: str, data: bytes, over: tuple[str, str] | None = None) -> tuple[str, str]:
         """A staging file beside `path` with the data in it, and the version it will have; `over` is what it will replace."""
-        staging = f"{_folder_of(path)}/{_STAGING}{self._token}-{os.getpid()}-{next(self._numbers)}"
+        staging = f"{_folder_of(path)}/{STAGING}{self._token}-{os.getpid()}-{next(self._numbers)}"
         fd = os.open(staging, _STAGE, 0o666)
         try:
             try:
@@ -460,7 +461,7 @@ def _remove_folder(folder: str) -> None:
         os.rmdir(folder)
     except OSError:
         with os.scandir(folder) as entries:
-            if all(entry.name.startswith(_STAGING) for entry in entries):  # ends at the first that is no staging file
+            if all(entry.name.startswith(STAGING) for entry in entries):  # ends at the first that is no staging file
                 for name in os.listdir(folder):
                     _remove(f"{folder}/{name}")
         os.rmdir(folder)

@@ -56,14 +56,14 @@ class _Outcome:
     version: str = ""
 
 
-def probe(server: Probed) -> Verdict:
-    """Tries out both conditions, in five to eight requests.
+def probe(server: Probed, start: str = "") -> Verdict:
+    """Tries out both conditions, in five to eight requests, on keys that begin with `start`, or in a folder of its own.
 
     Raises what the server raises, other than a refused condition: where nothing may be written, nothing is known.
     Objects of a probe that broke off stay; no listing shows them.
     """
-    folder = f".probe-{secrets.token_hex(8)}"
-    ghost, key = f"{folder}/ghost.json", f"{folder}/probe.json"
+    start = start or f".probe-{secrets.token_hex(8)}/"
+    ghost, key = f"{start}ghost.json", f"{start}probe.json"
     # Older MinIO lets an update of a missing object pass, which would bring back what somebody has deleted.
     resurrects = _try(server, ghost, unchanged(GHOST)).accepted
     verdict = _verdict(server, key, resurrects=resurrects)

@@ -3,49 +3,71 @@
 Every function takes an open store first, changes only what it says, and returns a report.
 """
 
+from chunkstore.maintenance.checks import Check
 from chunkstore.maintenance.copying import CopyReport, RunCopy, copy_runs
+from chunkstore.maintenance.doctor import Examination, examine
 from chunkstore.maintenance.exporting import ExportReport, Unexported, export
+from chunkstore.maintenance.findings import Finding, Kind, Severity
 from chunkstore.maintenance.import_report import ImportReport, Refusal
 from chunkstore.maintenance.imports import import_runs
 from chunkstore.maintenance.moving import Trashed
 from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
 from chunkstore.maintenance.progress import Progress, Watcher
+from chunkstore.maintenance.quarantine import Quarantined, discard_quarantined, export_quarantined, quarantined
 from chunkstore.maintenance.removal import Removed, carry_out, plan_of, remove
+from chunkstore.maintenance.repair import Action, RepairReport, repair
 from chunkstore.maintenance.retention import Kept, Plan, Planned, Retention, age, plan
 from chunkstore.maintenance.trash import GRACE, Emptied, Restored, empty, find_trashed, list_trash, restore
+from chunkstore.maintenance.verification import Checked, Verification, verify
 
 __all__ = [
     "GRACE",
+    "Action",
+    "Check",
+    "Checked",
     "CopyReport",
     "Emptied",
+    "Examination",
     "ExportReport",
+    "Finding",
     "ImportReport",
     "Kept",
+    "Kind",
     "Plan",
     "Planned",
     "Progress",
+    "Quarantined",
     "Refusal",
     "Removed",
+    "RepairReport",
     "Restored",
     "Retention",
     "RunCopy",
+    "Severity",
     "Trashed",
     "Unexported",
     "Unpacked",
+    "Verification",
     "Watcher",
     "age",
     "carry_out",
     "compact_runs",
     "copy_runs",
+    "discard_quarantined",
     "empty",
     "ended_runs",
+    "examine",
     "export",
+    "export_quarantined",
     "find_trashed",
     "import_runs",
     "list_trash",
     "measure",
     "plan",
     "plan_of",
+    "quarantined",
     "remove",
+    "repair",
     "restore",
+    "verify",
 ]
