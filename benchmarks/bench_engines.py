@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import harness
 import s3contestants
 import sample
-from harness import Call, Samples
+from harness import Call, Results, Samples
 
 import chunkstore
 from chunkstore import keys
@@ -152,7 +152,7 @@ def _run(run_id: str, count: int) -> chunkstore.RunLog:
     return chunkstore.RunLog.model_validate({"run_id": run_id, "status": "SUCCESS", "steps": steps})
 
 
-def bench(server: Any, name: str, latency: float, count: int, rounds: int) -> None:
+def bench(server: Any, name: str, latency: float, count: int, rounds: int, results: Results) -> None:
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(CountingProxy(server.endpoint_url)) if latency else None
         lanes = stack.enter_context(contextlib.closing(Lanes(server.through(proxy.url) if proxy else server, count)))
@@ -164,7 +164,7 @@ def bench(server: Any, name: str, latency: float, count: int, rounds: int) -> No
             samples = harness.interleaved(turns, rounds)
             rows += [_row(action, who, one, samples[RAW], count) for who, one in samples.items()]
     head = ["action", "contestant", *harness.HEAD, "objects a second", "to raw"]
-    harness.print_table(f"{name}, {count:,} objects, milliseconds for all of them", head, rows)
+    results.table(f"{name}, {count:,} objects, milliseconds for all of them", head, rows)
 
 
 def _round(take: Callable[[], Call], _number: int) -> list[float]:
@@ -182,11 +182,12 @@ def main() -> None:
         raise SystemExit("skipped: obstore is not installed")
     began = time.monotonic()
     with harness.places(given) as places, harness.s3_server() as server:
-        harness.print_facts(QUESTION, given, places, [harness.server_version(server)])
+        results = harness.print_facts(QUESTION, given, places, [harness.server_version(server)])
         for name, latency in LATENCIES:
-            bench(server, name, latency, *SIZES[given.size])
+            bench(server, name, latency, *SIZES[given.size], results)
     harness.print_notes("What is what", NOTES)
     harness.print_end(began)
+    results.save(given)
 
 
 if __name__ == "__main__":

@@ -47,12 +47,14 @@ def _kept(found: Iterable[object]) -> int:
 
 
 Listing = Callable[[Chunkstore], int]
+_STREAM: Final = "full read, by iter_chunks"
 LISTINGS: Final[dict[str, Listing]] = {
     "list_run_ids": lambda one: _kept(one.store.list_run_ids()),
     "iter_run_ids": lambda one: _consumed(one.store.iter_run_ids()),
     "get_run_logs": lambda one: _kept(one.store.get_run_logs()),
     "iter_run_logs": lambda one: _consumed(one.store.iter_run_logs()),
     "find_runs, 100 of them": lambda one: len(one.store.find_runs(limit=100).runs),
+    _STREAM: lambda one: _consumed(one.store.iter_chunks(RUN)),
 }
 _INDEXED: Final = ("get_run_logs", "iter_run_logs", "find_runs, 100 of them")
 
@@ -100,6 +102,8 @@ def bench(place: Place, size: Size, results: Results) -> None:
         one.fill(RUN, names)
         one.close()
         rows.append(_row(results, "full read", name, size.chunks, _measured(place.folder, "read", name)))
+    ours = "chunkstore process"
+    rows.append(_row(results, _STREAM, ours, size.chunks, _measured(place.folder, _STREAM, ours)))
     title = f"{place.name}, a run of {size.chunks:,} root steps of about 1.4 kB"
     harness.print_table(title, head, rows)
 
@@ -109,7 +113,7 @@ def bench(place: Place, size: Size, results: Results) -> None:
         run = f"run{number:06d}"
         runs.create(run)
         runs.set_status(run, "SUCCESS")
-    rows = [_listing(results, inside, what, size.runs, "") for what in LISTINGS]
+    rows = [_listing(results, inside, what, size.runs, "") for what in LISTINGS if what != _STREAM]
     runs.store.reindex()
     rows += [_listing(results, inside, what, size.runs, ", indexed") for what in _INDEXED]
     harness.print_table(f"{place.name}, {size.runs:,} finished runs", head, rows)
@@ -135,6 +139,7 @@ NOTES: Final = (
         "the same divided by the chunks or runs; parsed models of a step of 1.4 kB take several times its JSON",
     ),
     ("full read", "the whole run as models, in a fresh process; the result is held when the peak is taken"),
+    (_STREAM, "chunk by chunk, and the caller keeps none"),
     ("Optuna journal", "plain dicts, no models"),
     ("get_run_logs", "a list of headers as models; list_run_ids: a list of names"),
     ("iter_run_logs, iter_run_ids", "one after the other, and the caller keeps none"),
