@@ -176,11 +176,12 @@ def _executed(arguments: Sequence[str] | None) -> int:
         show_error(str(error), code)
         return code
     except BrokenPipeError:
-        # Or the interpreter flushes into the closed pipe once more, and says so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_what_is_left_to_print()
         return Code.PIPE_CLOSED
     except OSError as error:
         # Those of the store are errors of the library; this one is of what we print, or of a file that was given.
+        if error.filename is None:
+            _drop_what_is_left_to_print()
         show_error(f"{error.filename or 'the output'}: {error.strerror or error}", Code.UNREACHABLE)
         return Code.UNREACHABLE
     except KeyboardInterrupt:
@@ -188,6 +189,11 @@ def _executed(arguments: Sequence[str] | None) -> int:
     except Exception:  # noqa: BLE001  Python's own code for it is 1, which says that a run failed
         traceback.print_exc()
         return Code.BROKEN
+
+
+def _drop_what_is_left_to_print() -> None:
+    """Or the interpreter tries once more at its end, fails, and ends with a code of its own, 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _called(arguments: Sequence[str] | None) -> int:
