@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from pathlib import Path
@@ -91,9 +92,15 @@ def section(command: app.Command) -> str:
     return "\n".join([*lines, ""])
 
 
+@functools.cache
+def _everything() -> Any:
+    """What typer made of all commands."""
+    return typer.main.get_command(app.made())
+
+
 def parsed(name: str) -> Any:
     """What typer made of a command."""
-    found: Any = typer.main.get_command(app.made())
+    found = _everything()
     for word in name.split():
         found = found.commands[word]
     return found
