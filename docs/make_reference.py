@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from chunkstore.cli import app
 from chunkstore.cli.documents import described, name_of
@@ -92,15 +89,9 @@ def section(command: app.Command) -> str:
     return "\n".join([*lines, ""])
 
 
-@functools.cache
-def _everything() -> Any:
-    """What typer made of all commands."""
-    return typer.main.get_command(app.made())
-
-
 def parsed(name: str) -> Any:
     """What typer made of a command."""
-    found = _everything()
+    found: Any = app.program()
     for word in name.split():
         found = found.commands[word]
     return found
