@@ -14,7 +14,12 @@ _PART: Final = re.compile(r"([\d.]+)([wdhms])")
 
 
 def span(text: str) -> timedelta:
-    """The span of time that is written so: numbers with `w`, `d`, `h`, `m` or `s`. Raises `InvalidInputError`."""
+    """The span of time that is written so: numbers with `w`, `d`, `h`, `m` or `s`. Raises `InvalidInputError`.
+
+    `3M` is refused: who means months by it would lose more runs than meant.
+    """
+    if "M" in text:
+        raise InvalidInputError(f"{text!r} is no span of time: M may be months or minutes; write 90d or 3m")
     written = text.strip().lower().replace(" ", "")
     if not _SPAN.fullmatch(written):
         raise InvalidInputError(f"{text!r} is no span of time; write 7d, 12h, 1h30m, 2w or 90s")

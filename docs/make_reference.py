@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from chunkstore.cli import app
 from chunkstore.cli.documents import described, name_of
 
@@ -93,7 +91,7 @@ def section(command: app.Command) -> str:
 
 def parsed(name: str) -> Any:
     """What typer made of a command."""
-    found: Any = typer.main.get_command(app.made())
+    found: Any = app.program()
     for word in name.split():
         found = found.commands[word]
     return found

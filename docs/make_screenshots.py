@@ -18,8 +18,16 @@ from rich.text import Text
 
 SCREENSHOTS: Final = Path(__file__).parent / "screenshots"
 WIDTH: Final = 92
-SHOWN: Final = {"ls": ["ls"], "show": ["show", "last:failed"]}
+SHOWN: Final = {
+    "ls": ["ls"],
+    "show": ["show", "last:failed"],
+    "timeline": ["timeline", "nightly-2"],
+    "diff": ["diff", "nightly-1", "nightly-2"],
+    "verify": ["verify"],
+}
 """The pictures by their names, and the words of the commands."""
+DAMAGED: Final = {"verify": "nightly-1/step.load.json"}
+"""In which object a byte is flipped before a picture is drawn; so these come last."""
 
 
 def drawn(words: list[str], store: str) -> str:
@@ -39,7 +47,8 @@ def _on_a_terminal(command: list[str], store: str) -> str:
     environment = {**os.environ, "CHUNKSTORE_URL": store, "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
     with FileIO(ours) as terminal:
-        process = subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs)
+        # Not stderr: a bar that moves is no picture.
+        process = subprocess.Popen(command, env=environment, stdout=theirs, stderr=subprocess.DEVNULL)
         os.close(theirs)
         printed = b"".join(_until_closed(terminal))
         process.wait()
@@ -52,6 +61,12 @@ def _until_closed(terminal: FileIO) -> Iterator[bytes]:
             yield data
 
 
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
 def main() -> None:
     """Draws them all."""
     SCREENSHOTS.mkdir(exist_ok=True)
@@ -59,6 +74,8 @@ def main() -> None:
         store = str(Path(folder) / "runs")
         subprocess.run([sys.executable, "-m", "chunkstore", "demo", "-s", store], capture_output=True, check=True)
         for name, words in SHOWN.items():
+            if name in DAMAGED:
+                _flip(Path(store) / DAMAGED[name])
             (SCREENSHOTS / f"{name}.svg").write_text(drawn(words, store), encoding="utf-8")
 
 

@@ -60,6 +60,20 @@ def test_every_error_is_documented() -> None:
     assert public - inner <= set(re.findall(r"`(\w+Error)`", page))
 
 
+def test_every_public_name_of_maintenance_has_one_line_in_the_reference_and_says_what_it_is() -> None:
+    from chunkstore import maintenance
+
+    page = (TOP / "docs/reference/maintenance.md").read_text()
+    listed = [
+        name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    ]
+    assert sorted(listed) == sorted(maintenance.__all__)
+    named = [getattr(maintenance, name) for name in maintenance.__all__]
+    assert [
+        thing for thing in named if getattr(thing, "__module__", "").startswith("chunkstore.") and not thing.__doc__
+    ] == []
+
+
 def test_the_format_page_shows_a_key_as_the_store_makes_it() -> None:
     from chunkstore import keys
 

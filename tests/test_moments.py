@@ -27,7 +27,7 @@ def test_a_span_is_numbers_with_units(text: str, expected: timedelta) -> None:
     assert span(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "7d!", "1e3d", "½d", "999999999w"])
+@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "3M", "7d!", "1e3d", "½d", "999999999w"])
 def test_what_is_no_span_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"span of time|longer than time") as refused:
         span(text)

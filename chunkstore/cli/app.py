@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from io import TextIOWrapper
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typing_extensions import override
@@ -143,6 +144,12 @@ def made() -> typer.Typer:
     return app
 
 
+@functools.cache
+def program() -> Callable[..., Any]:
+    """What typer made of the application. It takes more time than most commands, so a process that calls several makes it once."""
+    return typer.main.get_command(made())
+
+
 def _typer(name: str, text: str | None) -> typer.Typer:
     return typer.Typer(
         name=name,
@@ -198,7 +205,7 @@ def _drop_what_is_left_to_print() -> None:
 
 def _called(arguments: Sequence[str] | None) -> int:
     try:
-        typer.main.get_command(made())(args=None if arguments is None else list(arguments), prog_name="chunkstore")
+        program()(args=None if arguments is None else list(arguments), prog_name="chunkstore")
     except SystemExit as end:  # that is how typer ends, always
         return end.code if isinstance(end.code, int) else Code.OK if end.code is None else Code.BROKEN
     return Code.OK

@@ -16,7 +16,7 @@ from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, Store
 from chunkstore.cli.output import Output, shown_bytes
 from chunkstore.compaction import Compaction, Removal
 from chunkstore.errors import InvalidInputError
-from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure_runs
 from chunkstore.naming import resolve
 from chunkstore.store import ChunkedRunLogStore
 
@@ -74,7 +74,7 @@ def compact(
     with open_store_of(store, config) as opened:
         run_ids = ended_runs(opened) if everything else [resolve(opened, run) for run in runs or ()]
         if dry_run:
-            done = [_would(found) for found in measure(opened, run_ids)]
+            done = [_would(found) for found in measure_runs(opened, run_ids)]
         else:
             done = _packed(output, opened, run_ids, removal)
         place = opened.backend.place

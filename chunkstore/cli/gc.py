@@ -15,7 +15,8 @@ from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption, YesOption
 from chunkstore.cli.output import Output, shown_bytes, shown_time
 from chunkstore.errors import InvalidInputError
-from chunkstore.maintenance import Kept, Plan, Planned, Removed, Retention, age, carry_out, plan
+from chunkstore.maintenance import Kept, Plan, Planned, Removed, Retention, plan_gc, remove_planned
+from chunkstore.moments import span
 from chunkstore.store import ChunkedRunLogStore
 
 
@@ -87,10 +88,10 @@ def gc(
             keep_last=keep_last,
             keep_tags=frozenset(keep_tag or ()),
             keep_statuses=frozenset(keep_status or ()),
-            abandoned_after=age(abandoned_after) if abandoned_after else None,
+            abandoned_after=span(abandoned_after) if abandoned_after else None,
         )
         with output.progress("looking") as watch:
-            found = plan(opened, rule, progress=watch)
+            found = plan_gc(opened, rule, progress=watch)
         _tell(output, found, dry_run=dry_run)
         removed = _removed(output, opened, found, yes=yes, dry_run=dry_run, trash=not no_trash)
         place = opened.backend.place
@@ -117,7 +118,7 @@ def _older_than(opened: ChunkedRunLogStore, older_than: str, *, by_settings: boo
         raise InvalidInputError("--by-settings and --older-than say the same in two ways; give one of them")
     if by_settings:
         return Retention.of_settings(opened.settings).older_than
-    return age(older_than) if older_than else None
+    return span(older_than) if older_than else None
 
 
 def _tell(output: Output, found: Plan, *, dry_run: bool) -> None:
@@ -150,7 +151,7 @@ def _removed(
     if dry_run or not (wanted or (found.unfinished and not ids)):
         return None
     with output.progress("moving" if trash else "deleting") as watch:
-        return carry_out(opened, found, trash=trash, progress=watch)
+        return remove_planned(opened, found, trash=trash, progress=watch)
 
 
 def _row(run: Planned) -> CollectedRun:

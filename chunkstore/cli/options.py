@@ -47,3 +47,11 @@ RunArgument: TypeAlias = Annotated[
         help="An id or the start of one, last, last~1, last:failed, or tag:NAME.",
     ),
 ]
+OnlyRunsArgument: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", show_default=False, autocompletion=complete_run, help="Only these runs."),
+]
+SettleOption: TypeAlias = Annotated[
+    float,
+    typer.Option("--settle", min=0, metavar="SECONDS", help="The pause before what looks wrong is looked at again."),
+]

@@ -10,11 +10,18 @@ from pydantic import Field
 from rich.text import Text
 
 from chunkstore.cli.asking import confirm_deletion
-from chunkstore.cli.completing import complete_run
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, Exit
 from chunkstore.cli.opening import open_store_of
-from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption, YesOption
+from chunkstore.cli.options import (
+    ConfigOption,
+    DryRunOption,
+    JsonOption,
+    OnlyRunsArgument,
+    SettleOption,
+    StoreOption,
+    YesOption,
+)
 from chunkstore.cli.output import Output, printable, shown_bytes
 from chunkstore.errors import InvalidInputError
 from chunkstore.maintenance import (
@@ -70,10 +77,7 @@ class Repaired(Document):
 
 
 def repair(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN]...", show_default=False, autocompletion=complete_run, help="Only these runs."),
-    ] = None,
+    runs: OnlyRunsArgument = None,
     store: StoreOption = "",
     config: ConfigOption = None,
     staging_older_than: Annotated[
@@ -89,12 +93,7 @@ def repair(
             help="Also where the place cannot delete one version and no other; for stores that nobody writes to just now.",
         ),
     ] = False,
-    settle: Annotated[
-        float,
-        typer.Option(
-            "--settle", min=0, metavar="SECONDS", help="The pause before what looks wrong is looked at again."
-        ),
-    ] = 1.0,
+    settle: SettleOption = 1.0,
     list_: Annotated[bool, typer.Option("--list", help="Only list what is in the quarantine.")] = False,
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FOLDER", help="Only write what is in the quarantine to files.")

@@ -11,8 +11,7 @@ from chunkstore.cli.documents import Document
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption
 from chunkstore.cli.output import Output
-from chunkstore.maintenance import find_trashed
-from chunkstore.maintenance import restore as restore_run
+from chunkstore.maintenance import find_trashed, restore_run
 
 
 class Restoration(Document):

@@ -14,7 +14,7 @@ from chunkstore.cli.exits import Code, Exit
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption, YesOption
 from chunkstore.cli.output import Output, shown_bytes
-from chunkstore.maintenance import Plan, Removed, carry_out, plan_of
+from chunkstore.maintenance import Plan, Removed, plan_removal, remove_planned
 from chunkstore.naming import resolve
 from chunkstore.store import ChunkedRunLogStore
 
@@ -64,7 +64,7 @@ def rm(
         there = set(
             opened.iter_run_ids()
         )  # also those that readers do not find any more, since their removal was cut short
-        found = plan_of(opened, [run if run in there else resolve(opened, run) for run in runs])
+        found = plan_removal(opened, [run if run in there else resolve(opened, run) for run in runs])
         removed = _removed(output, opened, found, yes=yes, dry_run=dry_run, trash=not no_trash)
         place = opened.backend.place
     gone = [*removed.runs, *removed.finished] if removed else []
@@ -97,4 +97,4 @@ def _removed(
     if not confirm_deletion(output, opened, ids, found.bytes, yes=yes, dry_run=dry_run, verb=verb):
         return None
     with output.progress("moving" if trash else "deleting") as watch:
-        return carry_out(opened, found, trash=trash, even_damaged=True, progress=watch)
+        return remove_planned(opened, found, trash=trash, even_damaged=True, progress=watch)

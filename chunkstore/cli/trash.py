@@ -15,8 +15,8 @@ from chunkstore.cli.documents import Document
 from chunkstore.cli.opening import open_store_of
 from chunkstore.cli.options import ConfigOption, DryRunOption, JsonOption, StoreOption, YesOption
 from chunkstore.cli.output import Output, shown_bytes, shown_time
-from chunkstore.maintenance import GRACE, Trashed, age, list_trash
-from chunkstore.maintenance import empty as empty_trash
+from chunkstore.maintenance import GRACE, Trashed, empty_trash, list_trash
+from chunkstore.moments import span
 from chunkstore.store import ChunkedRunLogStore
 
 
@@ -81,7 +81,7 @@ def trash(
 def _emptied(
     output: Output, opened: ChunkedRunLogStore, older_than: str, *, yes: bool, dry_run: bool
 ) -> Sequence[Trashed]:
-    now, grace = datetime.now(UTC), age(older_than)
+    now, grace = datetime.now(UTC), span(older_than)
     would = empty_trash(opened, grace, now, dry_run=True)
     ids = [one.run_id for one in would.runs]
     wanted = confirm_deletion(

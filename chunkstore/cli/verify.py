@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
 from pydantic import Field
 from rich.text import Text
 
-from chunkstore.cli.completing import complete_run
 from chunkstore.cli.documents import Document
 from chunkstore.cli.exits import Code, Exit
 from chunkstore.cli.opening import open_store_of
-from chunkstore.cli.options import ConfigOption, JsonOption, StoreOption
+from chunkstore.cli.options import ConfigOption, JsonOption, OnlyRunsArgument, SettleOption, StoreOption
 from chunkstore.cli.output import Output, printable, shown_bytes
 from chunkstore.maintenance import Checked, Finding
 from chunkstore.maintenance import verify as verify_store
@@ -49,18 +47,10 @@ class Verified(Document):
 
 
 def verify(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RUN]...", show_default=False, autocompletion=complete_run, help="Only these runs."),
-    ] = None,
+    runs: OnlyRunsArgument = None,
     store: StoreOption = "",
     config: ConfigOption = None,
-    settle: Annotated[
-        float,
-        typer.Option(
-            "--settle", min=0, metavar="SECONDS", help="The pause before what looks wrong is looked at again."
-        ),
-    ] = 1.0,
+    settle: SettleOption = 1.0,
     json: JsonOption = False,
 ) -> None:
     """Check that all that is stored is whole: reads everything, changes nothing. Exit 1 where something is damaged."""

@@ -11,13 +11,13 @@ from chunkstore.maintenance.findings import Finding, Kind, Severity
 from chunkstore.maintenance.import_report import ImportReport, Refusal
 from chunkstore.maintenance.imports import import_runs
 from chunkstore.maintenance.moving import Trashed
-from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure
+from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure_runs
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.maintenance.quarantine import Quarantined, discard_quarantined, export_quarantined, quarantined
-from chunkstore.maintenance.removal import Removed, carry_out, plan_of, remove
+from chunkstore.maintenance.removal import Removed, plan_removal, remove_planned, remove_runs
 from chunkstore.maintenance.repair import Action, RepairReport, repair
-from chunkstore.maintenance.retention import Kept, Plan, Planned, Retention, age, plan
-from chunkstore.maintenance.trash import GRACE, Emptied, Restored, empty, find_trashed, list_trash, restore
+from chunkstore.maintenance.retention import Kept, Plan, Planned, Retention, plan_gc
+from chunkstore.maintenance.trash import GRACE, Emptied, Restored, empty_trash, find_trashed, list_trash, restore_run
 from chunkstore.maintenance.verification import Checked, Verification, verify
 
 __all__ = [
@@ -49,12 +49,10 @@ __all__ = [
     "Unpacked",
     "Verification",
     "Watcher",
-    "age",
-    "carry_out",
     "compact_runs",
     "copy_runs",
     "discard_quarantined",
-    "empty",
+    "empty_trash",
     "ended_runs",
     "examine",
     "export",
@@ -62,12 +60,13 @@ __all__ = [
     "find_trashed",
     "import_runs",
     "list_trash",
-    "measure",
-    "plan",
-    "plan_of",
+    "measure_runs",
+    "plan_gc",
+    "plan_removal",
     "quarantined",
-    "remove",
+    "remove_planned",
+    "remove_runs",
     "repair",
-    "restore",
+    "restore_run",
     "verify",
 ]

@@ -31,7 +31,7 @@ def ended_runs(store: ChunkedRunLogStore) -> tuple[str, ...]:
     return tuple(run.run_id for run in store.iter_run_logs(order="oldest") if run.status in TERMINAL)
 
 
-def measure(store: ChunkedRunLogStore, run_ids: Sequence[str]) -> Iterator[Unpacked]:
+def measure_runs(store: ChunkedRunLogStore, run_ids: Sequence[str]) -> Iterator[Unpacked]:
     """What packing would find. One listing for each run; one that is gone is left out."""
     for run_id in run_ids:
         listed = {entry.key: entry for entry in store.backend.list(keys.prefix_of_run(run_id))}

@@ -43,7 +43,7 @@ class Removed:
     """Runs whose move or delete had been cut short."""
 
 
-def plan_of(store: ChunkedRunLogStore, run_ids: Iterable[str]) -> Plan:
+def plan_removal(store: ChunkedRunLogStore, run_ids: Iterable[str]) -> Plan:
     """A plan that removes these runs, with their sizes. Changes nothing. One listing and one request for each.
 
     Raises `RunLogNotFoundError` where one is not there, `ConflictError` where one has not ended: it may be being written. One whose header
@@ -84,17 +84,17 @@ def plan_of(store: ChunkedRunLogStore, run_ids: Iterable[str]) -> Plan:
     return Plan(tuple(planned), unfinished=tuple(unfinished))
 
 
-def remove(
+def remove_runs(
     store: ChunkedRunLogStore, run_ids: Iterable[str], *, trash: bool = True, progress: Watcher | None = None
 ) -> Removed:
-    """Moves runs into the trash, or deletes them for good. See `plan_of` and `carry_out` for what it raises and costs.
+    """Moves runs into the trash, or deletes them for good. See `plan_removal` and `remove_planned` for what it raises and costs.
 
     A damaged chunk goes into the trash as it is, and comes back as it was.
     """
-    return carry_out(store, plan_of(store, run_ids), trash=trash, even_damaged=True, progress=progress)
+    return remove_planned(store, plan_removal(store, run_ids), trash=trash, even_damaged=True, progress=progress)
 
 
-def carry_out(
+def remove_planned(
     store: ChunkedRunLogStore,
     plan: Plan,
     *,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -20,21 +19,9 @@ from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.models import TERMINAL, RunLog, Status
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
-_UNITS: Final = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-_AGE: Final = re.compile(r"\s*(\d{1,6})\s*([a-z])\s*")
 _AT_ONCE: Final = 500  # runs
 _AHEAD: Final = timedelta(hours=12)
 """How much later than it looks in UTC a time without a zone may be, on any clock on earth."""
-
-
-def age(text: str) -> timedelta:
-    """A time such as `90d`, `12h`, `2w` or `30m`. Raises `InvalidInputError`."""
-    found = _AGE.fullmatch(text.lower())
-    if found is None or found[2] not in _UNITS:
-        raise InvalidInputError(
-            f"{text!r} is no time; write a whole number and m, h, d or w: 30m, 12h, 90d, 2w", name=text
-        )
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +170,7 @@ def _shown(time: timedelta) -> str:
     return f"{days} days" if days and not seconds else f"{time.total_seconds() / 3600:g} hours"
 
 
-def plan(
+def plan_gc(
     store: ChunkedRunLogStore, rule: Retention, now: datetime | None = None, *, progress: Watcher | None = None
 ) -> Plan:
     """What the rule means for the runs of a store at this time. Changes nothing.

@@ -66,7 +66,7 @@ def list_trash(store: ChunkedRunLogStore) -> list[Trashed]:
     return entries(store)[0]
 
 
-def restore(store: ChunkedRunLogStore, name: str) -> Restored:
+def restore_run(store: ChunkedRunLogStore, name: str) -> Restored:
     """Brings a run back from the trash, complete, as it was; `name` is its id, the start of one, or the name of a copy.
 
     Readers find the run once all of it is back. A call that is cut short has taken nothing away, and the next one finishes it. What somebody
@@ -102,7 +102,7 @@ def restore(store: ChunkedRunLogStore, name: str) -> Restored:
 
 
 def find_trashed(store: ChunkedRunLogStore, name: str) -> Trashed:
-    """The copy that `restore` would take for this name, and raises what it raises then. One listing."""
+    """The copy that `restore_run` would take for this name, and raises what it raises then. One listing."""
     return _chosen(store, name)[0]
 
 
@@ -276,7 +276,7 @@ def _take_away(mover: Mover, entry: Trashed) -> None:
     mover.chunks.delete_many([entry.note])
 
 
-def empty(
+def empty_trash(
     store: ChunkedRunLogStore,
     older_than: timedelta = GRACE,
     now: datetime | None = None,

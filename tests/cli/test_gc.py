@@ -72,8 +72,9 @@ class TestGc:
         ("arguments", "says"),
         [
             ((), "does not say which runs go"),
-            (("--older-than", "-1d"), "is no time"),
-            (("--older-than", "soon"), "is no time"),
+            (("--older-than", "-1d"), "is no span of time"),
+            (("--older-than", "soon"), "is no span of time"),
+            (("--older-than", "3M"), "months or minutes"),
             (("--keep-last", "0"), "must be 1 or more"),
             (("--keep-last", "1", "--keep-status", "fial"), "did you mean 'FAIL'"),
             (("--older-than", "1d", "--by-settings"), "give one of them"),
@@ -102,7 +103,7 @@ class TestGc:
 
     def test_it_finishes_what_was_cut_short_and_asks_nothing_more(self, nightly: ChunkedRunLogStore) -> None:
         with pytest.raises(KeyboardInterrupt):
-            maintenance.remove(ChunkedRunLogStore(Between(nightly.backend, 40, interrupt)), ["nightly-1"])
+            maintenance.remove_runs(ChunkedRunLogStore(Between(nightly.backend, 40, interrupt)), ["nightly-1"])
         assert "nightly-1" not in [one.run_id for one in again(nightly).find_runs().runs]
         found = at(nightly, "gc", "--keep-last", "5", "--json")
         assert (found.code, found.document["finished"], ids(nightly)) == (0, ["nightly-1"], ["nightly-2", "nightly-3"])

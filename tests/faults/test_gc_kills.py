@@ -32,10 +32,10 @@ LATER: Final = timedelta(days=2)
 FORK: Final = multiprocessing.get_context("fork")
 
 WORK: Final[dict[str, Callable[[ChunkedRunLogStore], object]]] = {
-    "gc": lambda store: maintenance.carry_out(store, maintenance.plan(store, RULE, datetime.now(UTC) + LATER)),
-    "restore": lambda store: [maintenance.restore(store, run_id) for run_id in RUNS],
-    "empty": lambda store: maintenance.empty(store, timedelta(0)),
-    "rm": lambda store: maintenance.remove(store, RUNS, trash=False),
+    "gc": lambda store: maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, datetime.now(UTC) + LATER)),
+    "restore": lambda store: [maintenance.restore_run(store, run_id) for run_id in RUNS],
+    "empty": lambda store: maintenance.empty_trash(store, timedelta(0)),
+    "rm": lambda store: maintenance.remove_runs(store, RUNS, trash=False),
 }
 
 
@@ -60,7 +60,7 @@ def runs_in(store: ChunkedRunLogStore) -> dict[str, Any]:
 
 
 def collect(store: ChunkedRunLogStore) -> maintenance.Removed:
-    return maintenance.carry_out(store, maintenance.plan(store, RULE, datetime.now(UTC) + LATER))
+    return maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, datetime.now(UTC) + LATER))
 
 
 def trashed(store: ChunkedRunLogStore) -> set[str]:
@@ -143,17 +143,17 @@ def assert_nothing_is_lost(store: ChunkedRunLogStore, runs: dict[str, Any], work
         assert set(stands) | trashed(store) == set(RUNS)
         if work == "restore":
             for run_id in sorted(set(RUNS) - set(stands)):
-                maintenance.restore(again(store), run_id)
+                maintenance.restore_run(again(store), run_id)
             assert runs_in(store) == runs
         collect(again(store))
         assert (store.list_run_ids(), runs_in(store)) == ([], {})
         for run_id in RUNS:
-            maintenance.restore(again(store), run_id)
+            maintenance.restore_run(again(store), run_id)
         assert runs_in(store) == runs
     elif work == "rm":
         collect(again(store))
         assert store.list_run_ids() == []
-    maintenance.empty(again(store), timedelta(0))
+    maintenance.empty_trash(again(store), timedelta(0))
     assert list(store.backend.list(".trash/")) == []
     assert runs_in(store) == (runs if work in ("gc", "restore") else {})
 
@@ -173,7 +173,7 @@ def restore_for_ever(backend: Backend) -> None:
     while True:
         for run_id in RUNS:
             with suppress(ChunkStoreError):
-                maintenance.restore(store, run_id)
+                maintenance.restore_run(store, run_id)
 
 
 @pytest.mark.parametrize("place", ["local", "minio"])
@@ -203,15 +203,15 @@ def test_collectors_that_are_killed_beside_each_other_lose_no_run(
         for run_id in {*RUNS} - set(runs_in(store)):
             bring_back(store, run_id)
         assert runs_in(store) == runs
-        maintenance.empty(store, timedelta(0))
+        maintenance.empty_trash(store, timedelta(0))
         assert list(backend.list(".trash/")) == []
         tally(f"kills of collectors beside each other, {place}", len(jobs))
 
 
 def bring_back(store: ChunkedRunLogStore, run_id: str) -> None:
-    maintenance.restore(again(store), run_id)
-    assert maintenance.remove(again(store), [run_id]).runs == (run_id,)
-    maintenance.restore(again(store), run_id)
+    maintenance.restore_run(again(store), run_id)
+    assert maintenance.remove_runs(again(store), [run_id]).runs == (run_id,)
+    maintenance.restore_run(again(store), run_id)
 
 
 def collect_thrice(store: ChunkedRunLogStore) -> None:
@@ -254,7 +254,7 @@ def test_what_a_writer_acknowledged_who_took_the_run_up_again_is_in_the_run_or_c
         acknowledged = dict(zip(RUNS, finish(writers), strict=True))
         for run_id in RUNS:
             with suppress(ChunkStoreError):
-                maintenance.restore(again(store), run_id)
+                maintenance.restore_run(again(store), run_id)
         found = runs_in(store)
         for run_id in RUNS:
             missing = set(acknowledged[run_id]) - set(found[run_id]["steps"])

@@ -6,7 +6,7 @@ import pytest
 
 from chunkstore import ChunkedRunLogStore, InvalidInputError, RunLogNotFoundError
 from chunkstore.demonstration import write_demo
-from chunkstore.maintenance import Progress, compact_runs, ended_runs, measure
+from chunkstore.maintenance import Progress, compact_runs, ended_runs, measure_runs
 from places import again, memory
 
 
@@ -29,12 +29,12 @@ def test_runs_that_have_ended_are_packed_one_after_the_other_and_read_the_same(s
 
 def test_what_would_be_packed_is_measured_without_a_change(store: ChunkedRunLogStore) -> None:
     before = {entry.key: entry.version for entry in store.backend.list("nightly-1/")}
-    (found,) = measure(store, ["nightly-1"])
+    (found,) = measure_runs(store, ["nightly-1"])
     assert (found.run_id, found.loose, found.packed) == ("nightly-1", 14, False)
     assert found.size == sum(entry.size for entry in store.backend.list("nightly-1/"))
     assert {entry.key: entry.version for entry in store.backend.list("nightly-1/")} == before
     store.compact("nightly-1")
-    (found,) = measure(store, ["nightly-1", "gone"])
+    (found,) = measure_runs(store, ["nightly-1", "gone"])
     assert (found.loose, found.packed) == (0, True)
 
 

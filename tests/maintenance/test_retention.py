@@ -90,17 +90,6 @@ def test_a_rule_that_cannot_be_meant_is_refused_with_the_next_step(rule: dict[st
         Retention(**rule)
 
 
-@pytest.mark.parametrize(("text", "time"), [("90d", 90 * DAY), (" 2 W", 14 * DAY), ("12h", DAY / 2), ("30m", DAY / 48)])
-def test_a_time_is_a_number_and_a_unit(text: str, time: timedelta) -> None:
-    assert maintenance.age(text) == time
-
-
-@pytest.mark.parametrize("text", ["", "d", "90", "-1d", "1.5d", "3y", "1d 2h", "9999999d"])
-def test_any_other_time_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="write a whole number and m, h, d or w"):
-        maintenance.age(text)
-
-
 def test_the_settings_name_a_rule_that_is_never_applied_by_itself() -> None:
     assert Retention.of_settings(ChunkedRunLogStore(memory()).settings) == Retention(older_than=90 * DAY)
 
@@ -124,14 +113,14 @@ ALL = Retention(older_than=DAY)
 class TestPlan:
     def test_an_empty_store_has_nothing_to_go(self) -> None:
         store = ChunkedRunLogStore(memory())
-        plan = maintenance.plan(store, ALL, later(2))
+        plan = maintenance.plan_gc(store, ALL, later(2))
         assert (plan.runs, plan.kept, plan.bytes) == ((), (), 0)
-        assert maintenance.carry_out(store, plan) == maintenance.Removed((), 0, (), ())
-        assert (maintenance.list_trash(store), maintenance.empty(store).runs) == ([], ())
+        assert maintenance.remove_planned(store, plan) == maintenance.Removed((), 0, (), ())
+        assert (maintenance.list_trash(store), maintenance.empty_trash(store).runs) == ([], ())
 
     def test_it_tells_sizes_and_tags_that_no_run_has(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a", "b")
-        plan = maintenance.plan(store, Retention(older_than=DAY, keep_tags=frozenset({"prdo"})), later(2))
+        plan = maintenance.plan_gc(store, Retention(older_than=DAY, keep_tags=frozenset({"prdo"})), later(2))
         assert {one.run_id for one in plan.runs} == {"a", "b"}
         assert plan.bytes == sum(entry.size for run_id in "ab" for entry in store.backend.list(f"{run_id}/"))
         assert {one.objects for one in plan.runs} == {3}
@@ -143,28 +132,28 @@ class TestPlan:
         assert isinstance(store.backend, CountingBackend)
         store.backend.reset()
         fresh = again(store)
-        plan = maintenance.plan(fresh, ALL, later(2))
+        plan = maintenance.plan_gc(fresh, ALL, later(2))
         # All runs: folders, index listing, manifest, one segment; the ids; and one listing for each run that goes.
         assert store.backend.by_verb == {"folders": 2, "list": 1 + 5, "get": 1, "get_many": 1}
         store.backend.reset()
-        assert len(maintenance.carry_out(fresh, plan).runs) == 5
+        assert len(maintenance.remove_planned(fresh, plan).runs) == 5
         # For each of three objects: two listings; three gets; copy, doubt, mark, note; three deletes.
         assert store.backend.by_verb == {"list": 10, "get_many": 15, "put": 20, "delete": 15}
 
     def test_changing_nothing_it_leaves_every_object_as_it_is(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
         before = {entry for folder in ("a/", ".index/", ".trash/") for entry in store.backend.list(folder)}
-        maintenance.plan(store, ALL, later(2))
+        maintenance.plan_gc(store, ALL, later(2))
         assert {entry for folder in ("a/", ".index/", ".trash/") for entry in store.backend.list(folder)} == before
 
     def test_a_run_that_has_not_ended_goes_only_when_it_is_abandoned(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "r", status="PROCESSING")
         rule = Retention(older_than=DAY, abandoned_after=5 * DAY)
-        assert maintenance.plan(store, ALL, later(100)).runs == ()
-        assert maintenance.plan(store, rule, later(4)).runs == ()
-        plan = maintenance.plan(store, rule, later(6))
+        assert maintenance.plan_gc(store, ALL, later(100)).runs == ()
+        assert maintenance.plan_gc(store, rule, later(4)).runs == ()
+        plan = maintenance.plan_gc(store, rule, later(6))
         assert [one.reason for one in plan.runs] == ["it has not ended, and nothing was added to it for 5 days"]
-        assert maintenance.carry_out(store, plan).runs == ("r",)
+        assert maintenance.remove_planned(store, plan).runs == ("r",)
 
     @pytest.mark.parametrize(("end_time", "goes"), [("+00:00", True), ("", False)])
     def test_an_attempt_in_an_old_run_shows_that_it_lives(self, end_time: str, goes: bool) -> None:
@@ -176,17 +165,17 @@ class TestPlan:
         step.attempts.append(attempt)
         store.add_step_log(step, "r")
         rule = Retention(abandoned_after=5 * DAY)
-        assert maintenance.plan(store, rule, later(14.9)).runs == ()
-        assert bool(maintenance.plan(store, rule, later(15.2)).runs) == goes
+        assert maintenance.plan_gc(store, rule, later(14.9)).runs == ()
+        assert bool(maintenance.plan_gc(store, rule, later(15.2)).runs) == goes
 
     def test_a_run_that_was_taken_up_again_since_the_plan_is_left_alone(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), *"abcd")
-        plan = maintenance.plan(store, ALL, later(2))
+        plan = maintenance.plan_gc(store, ALL, later(2))
         other = again(store)
         other.update_run_log_status("a", "PROCESSING")
         other.set_parameters("b", {"p": 2})
         other.add_step_log(StepLog(name="new", internal_name="new"), "c")
-        removed = maintenance.carry_out(store, plan)
+        removed = maintenance.remove_planned(store, plan)
         assert removed.runs == ("d",)
         assert {one.run_id for one in removed.kept} == {"a", "b", "c"}
         assert all("changed since it was looked at, and is left alone" in one.reason for one in removed.kept)
@@ -196,10 +185,10 @@ class TestPlan:
     @pytest.mark.parametrize("trash", [True, False], ids=["into the trash", "for good"])
     def test_a_run_that_went_and_came_again_under_its_id_is_left_alone(self, trash: bool) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
-        plan = maintenance.plan(store, ALL, later(2))
+        plan = maintenance.plan_gc(store, ALL, later(2))
         again(store).delete_run_log("a")
         filled(again(store), "a")
-        assert maintenance.carry_out(store, plan, trash=trash).runs == ()
+        assert maintenance.remove_planned(store, plan, trash=trash).runs == ()
         assert again(store).get_run_log_by_id("a").steps
 
 
@@ -207,7 +196,7 @@ class TestDamage:
     def test_a_run_with_a_damaged_chunk_stays_and_is_named(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a", "b")
         _damage(store, "a/step.s.json")
-        removed = maintenance.carry_out(store, maintenance.plan(store, ALL, later(2)))
+        removed = maintenance.remove_planned(store, maintenance.plan_gc(store, ALL, later(2)))
         assert removed.runs == ("b",)
         assert [(one.run_id, one.damaged) for one in removed.kept] == [("a", True)]
         assert "a/step.s.json is damaged" in removed.kept[0].reason
@@ -216,20 +205,20 @@ class TestDamage:
         store = filled(ChunkedRunLogStore(memory()), "a")
         _damage(store, "a/step.s.json")
         bytes_before = store.backend.get("a/step.s.json").data
-        assert maintenance.remove(store, ["a"]).runs == ("a",)
-        maintenance.restore(store, "a")
+        assert maintenance.remove_runs(store, ["a"]).runs == ("a",)
+        maintenance.restore_run(store, "a")
         assert store.backend.get("a/step.s.json").data == bytes_before
         assert [finding.sort for finding in again(store).read_run_log("a").findings] == ["damaged"]
 
     def test_one_whose_header_is_damaged_goes_only_for_good(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
         _damage(store, "a/run.json")
-        plan = maintenance.plan(again(store), ALL, later(2))
+        plan = maintenance.plan_gc(again(store), ALL, later(2))
         assert (plan.runs, [(one.run_id, one.damaged) for one in plan.kept]) == ((), [("a", True)])
-        removed = maintenance.remove(again(store), ["a"])
+        removed = maintenance.remove_runs(again(store), ["a"])
         assert (removed.runs, [one.damaged for one in removed.kept]) == ((), [True])
         assert len(list(store.backend.list("a/"))) == 3
-        assert maintenance.remove(again(store), ["a"], trash=False).runs == ("a",)
+        assert maintenance.remove_runs(again(store), ["a"], trash=False).runs == ("a",)
         assert list(store.backend.list("a/")) == []
 
 
@@ -243,89 +232,89 @@ class TestByName:
     def test_one_that_is_being_written_is_refused(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a", status="TRIGGERED")
         with pytest.raises(ConflictError, match=r"'a' .* is TRIGGERED and may be being written"):
-            maintenance.remove(store, ["a"])
+            maintenance.remove_runs(store, ["a"])
         with pytest.raises(RunLogNotFoundError, match="'b' is not in"):
-            maintenance.remove(store, ["b"])
+            maintenance.remove_runs(store, ["b"])
 
     def test_none_is_removed_where_one_of_them_is_refused(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
         with pytest.raises(RunLogNotFoundError):
-            maintenance.remove(store, ["a", "b"])
+            maintenance.remove_runs(store, ["a", "b"])
         assert store.list_run_ids() == ["a"]
 
     def test_the_trash_is_seen_by_nobody_else(self, tmp_path: Path) -> None:
         store = filled(ChunkedRunLogStore(LocalBackend(tmp_path / "runs")), "a", "b")
         store.reindex()
-        assert maintenance.remove(store, ["a"]).runs == ("a",)
+        assert maintenance.remove_runs(store, ["a"]).runs == ("a",)
         fresh = again(store)
         assert (fresh.list_run_ids(), [one.run_id for one in fresh.find_runs().runs]) == (["b"], ["b"])
         assert fresh.reindex(full=True).runs == 1
         assert [entry.run_id for entry in maintenance.list_trash(store)] == ["a"]
-        maintenance.restore(store, "a")
+        maintenance.restore_run(store, "a")
         assert [one.run_id for one in again(store).find_runs(status="success").runs] == ["b", "a"]
         assert fresh.reindex().runs == 2
 
     def test_restoring_is_refused_where_a_run_of_that_id_is_there(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
-        maintenance.remove(store, ["a"])
+        maintenance.remove_runs(store, ["a"])
         filled(store, "a")
         with pytest.raises(RunLogExistsError, match="remove that one first"):
-            maintenance.restore(store, "a")
-        maintenance.remove(store, ["a"])
+            maintenance.restore_run(store, "a")
+        maintenance.remove_runs(store, ["a"])
         with pytest.raises(InvalidInputError, match="in the trash 2 times; name one of them"):
-            maintenance.restore(store, "a")
+            maintenance.restore_run(store, "a")
         first = maintenance.list_trash(store)[0]
-        assert maintenance.restore(store, first.name).run_id == "a"
+        assert maintenance.restore_run(store, first.name).run_id == "a"
         assert len(maintenance.list_trash(store)) == 1
 
     def test_a_start_of_the_id_is_enough_where_no_other_has_it(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "nightly-1", "nightly-2", "other")
-        maintenance.remove(store, ["nightly-1", "nightly-2", "other"])
-        assert maintenance.restore(store, "o").run_id == "other"
+        maintenance.remove_runs(store, ["nightly-1", "nightly-2", "other"])
+        assert maintenance.restore_run(store, "o").run_id == "other"
         with pytest.raises(InvalidInputError, match="2 times"):
-            maintenance.restore(store, "night")
+            maintenance.restore_run(store, "night")
         with pytest.raises(RunLogNotFoundError, match="not in the trash"):
-            maintenance.restore(store, "")
+            maintenance.restore_run(store, "")
 
     @pytest.mark.parametrize("run_id", ["a b", "moved.x", "ü🎉", ".hidden", "x" * 200, "[red]", "%2e"])
     def test_odd_ids_come_back(self, run_id: str, tmp_path: Path) -> None:
         store = filled(ChunkedRunLogStore(LocalBackend(tmp_path / "runs", durability="process")), run_id)
         before = again(store).get_run_log_by_id(run_id)
-        maintenance.remove(store, [run_id])
+        maintenance.remove_runs(store, [run_id])
         assert [(entry.run_id, entry.complete) for entry in maintenance.list_trash(store)] == [(run_id, True)]
-        maintenance.restore(store, run_id)
+        maintenance.restore_run(store, run_id)
         assert again(store).get_run_log_by_id(run_id) == before
 
     def test_what_came_into_the_trash_lately_stays(self) -> None:
         store = filled(ChunkedRunLogStore(memory()), "a")
-        maintenance.remove(store, ["a"])
-        assert maintenance.empty(store, now=later(6)).runs == ()
-        assert [one.run_id for one in maintenance.empty(store, now=later(8), dry_run=True).runs] == ["a"]
-        assert [one.run_id for one in maintenance.empty(store, now=later(8)).runs] == ["a"]
+        maintenance.remove_runs(store, ["a"])
+        assert maintenance.empty_trash(store, now=later(6)).runs == ()
+        assert [one.run_id for one in maintenance.empty_trash(store, now=later(8), dry_run=True).runs] == ["a"]
+        assert [one.run_id for one in maintenance.empty_trash(store, now=later(8)).runs] == ["a"]
         with pytest.raises(InvalidInputError, match="must not be negative"):
-            maintenance.empty(store, -DAY)
+            maintenance.empty_trash(store, -DAY)
 
     def test_a_run_that_is_too_large_for_the_trash_stays_and_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("chunkstore.packs.MAX_PLAIN_BYTES", 100)
         store = filled(ChunkedRunLogStore(memory()), "a")
-        removed = maintenance.remove(store, ["a"])
+        removed = maintenance.remove_runs(store, ["a"])
         assert "too large for the trash" in removed.kept[0].reason
-        assert maintenance.remove(store, ["a"], trash=False).runs == ("a",)
+        assert maintenance.remove_runs(store, ["a"], trash=False).runs == ("a",)
 
     def test_what_is_not_ours_stays_in_the_folder(self, tmp_path: Path) -> None:
         store = filled(ChunkedRunLogStore(LocalBackend(tmp_path / "runs")), "a")
         (tmp_path / "runs" / "a" / "notes.txt").write_text("mine")
-        maintenance.remove(store, ["a"])
+        maintenance.remove_runs(store, ["a"])
         assert [path.name for path in (tmp_path / "runs" / "a").iterdir()] == ["notes.txt"]
-        maintenance.restore(store, "a")
+        maintenance.restore_run(store, "a")
         assert len(list((tmp_path / "runs" / "a").iterdir())) == 4
 
     def test_a_packed_run_comes_back_packed(self) -> None:
         for store in (ChunkedRunLogStore(memory()), ChunkedRunLogStore(EtagMemory(deletes=False))):
             filled(store, "a").compact("a")
             before = again(store).get_run_log_by_id("a")
-            maintenance.remove(store, ["a"])
-            maintenance.restore(store, "a")
+            maintenance.remove_runs(store, ["a"])
+            maintenance.restore_run(store, "a")
             assert again(store).get_run_log_by_id("a") == before
             assert sorted(entry.key for entry in store.backend.list("a/")) == [
                 "a/parameter.p.json",
@@ -337,7 +326,7 @@ class TestByName:
 def test_progress_is_told_and_what_it_raises_ends_the_work_there() -> None:
     store = filled(ChunkedRunLogStore(memory()), *"abc")
     told: list[tuple[int, int | None]] = []
-    plan = maintenance.plan(store, ALL, later(2), progress=lambda one: told.append((one.done, one.total)))
+    plan = maintenance.plan_gc(store, ALL, later(2), progress=lambda one: told.append((one.done, one.total)))
     assert told == [(0, 3)]
 
     def stop(progress: maintenance.Progress) -> None:
@@ -345,6 +334,6 @@ def test_progress_is_told_and_what_it_raises_ends_the_work_there() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        maintenance.carry_out(store, plan, progress=stop)
+        maintenance.remove_planned(store, plan, progress=stop)
     assert told[1:] == [(1, 3)]
     assert len(store.list_run_ids()) == 2

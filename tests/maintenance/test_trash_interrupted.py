@@ -50,7 +50,7 @@ def whole(store: Store) -> dict[str, Any]:
 
 
 def collect(store: Store) -> maintenance.Removed:
-    return maintenance.carry_out(store, maintenance.plan(store, RULE, TOMORROW))
+    return maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, TOMORROW))
 
 
 def move(store: Store) -> object:
@@ -58,11 +58,11 @@ def move(store: Store) -> object:
 
 
 def restore(store: Store) -> object:
-    return maintenance.restore(store, "r")
+    return maintenance.restore_run(store, "r")
 
 
 def empty(store: Store) -> object:
-    return maintenance.empty(store, timedelta(0))
+    return maintenance.empty_trash(store, timedelta(0))
 
 
 def stands(store: Store) -> bool:
@@ -289,8 +289,8 @@ def test_a_run_that_is_made_anew_while_the_old_one_is_moved_keeps_what_it_has(pl
 
 
 def planned(store: Store) -> Callable[[Store], object]:
-    plan = maintenance.plan(store, RULE, TOMORROW)
-    return lambda again: maintenance.carry_out(again, plan)
+    plan = maintenance.plan_gc(store, RULE, TOMORROW)
+    return lambda again: maintenance.remove_planned(again, plan)
 
 
 MEANWHILE: Final[dict[str, Callable[[Store], object]]] = {
