@@ -105,7 +105,7 @@ def gc(
             Collection(store=place, dry_run=dry_run, trash=not no_trash, removed=rows, finished=finished, kept=stays)
         )
     elif removed:
-        output.line(f"{len(removed.runs):,} runs gone, {shown_bytes(removed.bytes)}; {len(kept):,} stay")
+        output.line(f"{len(removed.runs):,} gone, {shown_bytes(removed.bytes)}; {len(kept):,} stay")
     for one in removed.kept if removed else ():
         if not one.damaged:
             output.note(f"run {one.run_id!r} stays: {one.reason}")
