@@ -380,7 +380,7 @@ def _under(backend: Backend, cut: Cut, listed: Mapping[str, Entry], header: Chun
         return _compared(backend, cut)
     mark = mark_of(header)
     if mark.state != "copying":
-        return _other(cut, backend, f"{mark.what} there; copy it once more when that is done, or {mark.next_step}")
+        return _other(cut, backend, f"{mark.what}; {mark.next_step}. Copy it once more when that is done")
     if mark.name != cut.fingerprint:
         return _abandoned(cut, backend, version)
     return _beside(backend, cut, listed, Standing("unfinished", claim=version))
