@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
-from chunkstore import codec, keys, packs, waiting
+from chunkstore import codec, keys, marks, packs, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, Entry, unchanged
 from chunkstore.clock import HybridClock
 from chunkstore.codec import NO_WRITERS, Chunk, Envelope
@@ -49,9 +49,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _HEADER: Final = keys.Kind.HEADER.value
-CLAIMED: Final = "copying"
-"""The first key of what a claim says; see `maintenance.transfer`."""
-_CLAIM: Final = f'{{"{CLAIMED}":'.encode()
 _WINDOW: Final = 1_000  # chunks in memory, where a run is streamed
 _MAX_WRITERS: Final = 64
 _NONE_SEEN: Final[Mapping[str, str]] = {}
@@ -233,12 +230,15 @@ class Chunks:
         return self._at_once(self.change, found)
 
     def mark_deleted(self, chunk: ChunkId) -> Stored:
-        """Marks a header, so that its run is gone for readers at once. Two requests, one where it is known."""
+        """Marks a header, so that its run is gone for readers at once. Two requests, one where it is known.
+
+        One that says that its run is being copied, moved or restored is changed too: whoever is at that cannot go on with it.
+        """
         key = keys.key_of(chunk)
         stored = self.known.get(key) or self.read(chunk)
         pauses = self.pauses(key)
-        while is_claim(stored.chunk) or not stored.chunk.envelope.deleted:
-            stored = self._marked(stored, _deleted(stored.chunk), pauses)
+        while marks.mark_of(stored.chunk).state not in ("deleted", "emptied"):  # of an emptied one nothing is left
+            stored = self._marked(stored, marks.deleted(stored.chunk), pauses)
         return stored
 
     def mark_packed(self, chunk: ChunkId, check: Callable[[Stored], object]) -> Stored:
@@ -943,17 +943,6 @@ def _edited(edit: Edit, stored: Stored) -> Content:
         if error.key:
             raise
         raise FormatError(f"{stored.key} cannot be changed: {error}", key=stored.key) from error
-
-
-def is_claim(header: Chunk) -> bool:
-    """Whether a header is that of a copy which is under way, or was cut short; to all others its run is being deleted."""
-    return header.envelope.deleted and header.content.body.startswith(_CLAIM)
-
-
-def _deleted(header: Chunk) -> Chunk:
-    """A header with the mark; of a claim nothing is left, so that nobody finishes the copy whose run is being deleted."""
-    content = Content(b"{}") if is_claim(header) else header.content
-    return Chunk(header.envelope._replace(deleted=True), content)
 
 
 def chunk_of(envelope: Envelope) -> ChunkId:

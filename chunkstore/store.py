@@ -39,6 +39,7 @@ from chunkstore.errors import (
 from chunkstore.following import Follower, RunChange, streamed
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
+from chunkstore.marks import Mark, mark_of
 from chunkstore.models import (
     TERMINAL,
     BranchLog,
@@ -654,8 +655,10 @@ class ChunkedRunLogStore:
 
     def _exists(self, run_id: str) -> str:
         known = self._chunks.last_seen(keys.header(run_id))
-        if known is not None and known.chunk.envelope.deleted:
-            return f"run {run_id!r} in {self.backend.place} is being deleted; call delete_run_log again to finish that"
+        with suppress(FormatError):
+            mark = mark_of(known.chunk) if known is not None else Mark("stands")
+            if mark.state != "stands":
+                return f"run {run_id!r} in {self.backend.place} {mark.what}; {mark.next_step}"
         return f"run {run_id!r} exists in {self.backend.place}; choose another id, or read it with get_run_log_by_id"
 
 

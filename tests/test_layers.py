@@ -60,13 +60,19 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.localstrays", "backends.s3"),
     ],
-    ["merge", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
+    ["merge", "marks", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
     ["timeline", "comparison", "live", "config", "asynchronous", ""],
     [
         *("integrations", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
-        *("maintenance.progress", "maintenance.packing", "maintenance.transfer", "maintenance.copying"),
+        *(
+            "maintenance.progress",
+            "maintenance.packing",
+            "maintenance.deletion",
+            "maintenance.transfer",
+            "maintenance.copying",
+        ),
         *("maintenance.documents", "maintenance.tabular", "maintenance.exporting"),
         *("maintenance.import_report", "maintenance.import_json"),
         *(

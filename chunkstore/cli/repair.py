@@ -142,7 +142,7 @@ def _is_to_be_done(output: Output, store: ChunkedRunLogStore, report: RepairRepo
         return any(one.outcome != "kept" for one in report.actions)
     runs = sorted({one.run_id for one in taken})
     size = sum(one.size for one in taken)
-    verb = "move damage into the quarantine, and finish deletions"
+    verb = "move damage into the quarantine, and finish deletions and moves"
     if confirm_deletion(output, store, runs, size, yes=yes, dry_run=False, verb=verb):
         return True
     raise Exit(Code.FOUND)  # nothing was changed, and what is wrong is still there

@@ -70,7 +70,7 @@ def rm(
     gone = [*removed.runs, *removed.finished] if removed else []
     kept = removed.kept if removed else ()
     if json:
-        wanted = [*found.unfinished, *(run.run_id for run in found.runs)] if dry_run else gone
+        wanted = [*found.unfinished, *found.copies, *(run.run_id for run in found.runs)] if dry_run else gone
         output.document(
             Removal(
                 store=place,
@@ -92,7 +92,7 @@ def rm(
 def _removed(
     output: Output, opened: ChunkedRunLogStore, found: Plan, *, yes: bool, dry_run: bool, trash: bool
 ) -> Removed | None:
-    ids = [*found.unfinished, *(run.run_id for run in found.runs)]
+    ids = [*found.unfinished, *found.copies, *(run.run_id for run in found.runs)]
     verb = "move to the trash" if trash else "delete for good"
     if not confirm_deletion(output, opened, ids, found.bytes, yes=yes, dry_run=dry_run, verb=verb):
         return None

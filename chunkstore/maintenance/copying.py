@@ -11,8 +11,9 @@ from typing import Final, Literal, Self, TypeAlias
 
 from chunkstore import index, keys
 from chunkstore.backends import FOUND
-from chunkstore.chunks import Timing
-from chunkstore.errors import ConflictError, FormatError, InvalidInputError, RunLogNotFoundError
+from chunkstore.chunks import Chunks, Timing
+from chunkstore.errors import ConflictError, FormatError, InvalidInputError, ObjectNotFoundError, RunLogNotFoundError
+from chunkstore.maintenance.deletion import take_away
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.maintenance.transfer import Cut, Placed, Placer, Standing, cut_of, is_as_it_was, same_by_size, standing
 from chunkstore.queries import RunFilter
@@ -89,6 +90,8 @@ def copy_runs(
     progress: Watcher | None = None,
 ) -> CopyReport:
     """Copies runs to another store: those of these ids, those that match the filter, or all. What stands there is never overwritten.
+
+    Only runs are copied: what is in the trash or in the quarantine of the source stays there, and so does its index.
 
     A run is copied as it stood at one moment, each object byte for byte, loose chunks and pack alike. Every chunk is decoded before the first
     is written, and all that stands at the target is read back and compared before its header makes it a run there. So a call that is cut
@@ -223,8 +226,17 @@ class _Copier:
             return found
         if self._options.dry_run:
             return Standing("nothing")
-        self._target.delete_run_log(cut.run_id)
+        self._give_up_other_copy(cut.run_id, found.claim)
         return standing(self._target.backend, cut)
+
+    def _give_up_other_copy(self, run_id: str, claim: str) -> None:
+        """Takes away what came of another copy; not where that was finished meanwhile."""
+        timing = Timing.of(self._target.backend, self._target.settings.timeout_seconds)
+        chunks = Chunks(self._target.backend, known_bytes=0, timing=timing)
+        with suppress(ObjectNotFoundError):
+            header = chunks.read(keys.header(run_id))
+            if header.version == claim:
+                take_away(chunks, header)
 
     def _placed(self, cut: Cut, found: Standing) -> Placed:
         if cut.run_id in self._indexed:

@@ -36,6 +36,12 @@ class Kind(StrEnum):
     """Marked to be packed, and not packed; nothing is lost."""
     DELETION_UNFINISHED = "deletion unfinished"
     """Marked as deleted, and still there."""
+    COPY_UNFINISHED = "copy unfinished"
+    """A copy or an import that is under way, or was cut short."""
+    MOVE_UNFINISHED = "move unfinished"
+    """On its way into the trash; damage where its copy there is gone."""
+    RESTORE_UNFINISHED = "restore unfinished"
+    """On its way back from the trash; damage where its copy there is gone."""
     LEFT_OVER = "left over"
     """Of a deleted run of the same id; in no run log."""
     CASE = "case"
@@ -56,6 +62,10 @@ class Kind(StrEnum):
     """Notes of doubt, which make lists slower."""
     QUARANTINED = "quarantined"
     """What an earlier repair has isolated."""
+    QUARANTINE_DAMAGED = "quarantine damaged"
+    """What a repair has isolated, and is not there any more as it was."""
+    TRASH_DAMAGED = "trash damaged"
+    """A copy in the trash cannot be brought back."""
 
 
 SEVERITY: Final[Mapping[Kind, Severity]] = {
@@ -70,6 +80,9 @@ SEVERITY: Final[Mapping[Kind, Severity]] = {
     Kind.PACK_DISAGREES: "damage",
     Kind.PACKING_UNFINISHED: "notice",
     Kind.DELETION_UNFINISHED: "warning",
+    Kind.COPY_UNFINISHED: "warning",
+    Kind.MOVE_UNFINISHED: "warning",
+    Kind.RESTORE_UNFINISHED: "warning",
     Kind.LEFT_OVER: "notice",
     Kind.CASE: "warning",
     Kind.FOREIGN: "notice",
@@ -80,6 +93,8 @@ SEVERITY: Final[Mapping[Kind, Severity]] = {
     Kind.INDEX_LEFT_OVER: "notice",
     Kind.DOUBT: "notice",
     Kind.QUARANTINED: "warning",
+    Kind.QUARANTINE_DAMAGED: "damage",
+    Kind.TRASH_DAMAGED: "damage",
 }
 """As a rule. An orphan of a run that has not ended is a warning: its parent may still come."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,12 +18,20 @@ from chunkstore.index import row_of
 from chunkstore.keys import Kind as ChunkKind
 from chunkstore.known import Stored
 from chunkstore.maintenance.findings import Finding, Kind, finding
+from chunkstore.marks import State, mark_of
 from chunkstore.models import TERMINAL
 from chunkstore.packs import Pack
 from chunkstore.schema import Schema
 
 _RESTORE: Final = "restore it from a backup, or let repair move it into the quarantine, where its bytes are kept, and go on without it"
 _UPGRADE: Final = "upgrade chunkstore here, with its extra: pip install -U 'chunkstore[fast]'"
+_UNFINISHED: Final[Mapping[State, Kind]] = {
+    "deleted": Kind.DELETION_UNFINISHED,
+    "copying": Kind.COPY_UNFINISHED,
+    "moving": Kind.MOVE_UNFINISHED,
+    "emptied": Kind.MOVE_UNFINISHED,
+    "restoring": Kind.RESTORE_UNFINISHED,
+}
 _LEFT_OVER: Final = "belongs to a deleted run of the same id, and is in no run log"
 
 
@@ -141,8 +149,7 @@ class Look:
         if self.header is None:
             self._judge_headerless()
         elif self.header.chunk.envelope.deleted:
-            self._judge_deletion(self.header)
-            about = (Kind.DELETION_UNFINISHED, Kind.FOREIGN)  # what is being deleted need not be whole
+            about = (self._judge_mark_of_deletion(self.header), Kind.FOREIGN)  # what is half there need not be whole
             return [one for one in self._found if one.kind in about]
         else:
             self._judge_pack(self.header)
@@ -259,17 +266,25 @@ class Look:
         if key in self._bad or not ours:
             return  # said already; or nothing of a run is here
         what = f"is missing, and {len(ours)} objects of the run are there"
-        self._say(Kind.HEADERLESS, key, what, "restore it from a backup, or delete the run: chunkstore rm")
+        self._say(Kind.HEADERLESS, key, what, "restore it from a backup, or delete what is left: delete_run_log")
 
-    def _judge_deletion(self, header: Stored) -> None:
-        what = f"says that the run is deleted, and {len(self.listed)} objects of it are still there; nobody is at it just now"
-        self._say(
-            Kind.DELETION_UNFINISHED,
-            header.key,
-            what,
-            "let repair finish it, or delete the run again",
-            version=header.version,
-        )
+    def _judge_mark_of_deletion(self, header: Stored) -> Kind:
+        """Says why there is no run, and returns of which kind that is."""
+        try:
+            mark = mark_of(header.chunk)
+        except FormatError:
+            return Kind.MISFIT  # said already; nobody can know whose work it is
+        kind = _UNFINISHED[mark.state]
+        if kind is Kind.DELETION_UNFINISHED:
+            what = f"says that the run is deleted, and {len(self.listed)} objects of it are still there; nobody is at it just now"
+            advice = "let repair finish it, or delete the run again"
+        else:
+            by_name = f", as {mark.name}" if mark.state != "copying" else ""
+            beside = f"{len(self.listed) - 1} objects beside it, and between two looks that did not change"
+            what = f"says that the run {mark.what}{by_name}: {beside}"
+            advice = f"let repair finish it; or {mark.next_step}" if kind is Kind.MOVE_UNFINISHED else mark.next_step
+        self._say(kind, header.key, what, advice, version=header.version)
+        return kind
 
     def _judge_pack(self, header: Stored) -> None:
         envelope = header.chunk.envelope

@@ -30,10 +30,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
-from chunkstore import codec, index, keys, packs, values
-from chunkstore.backends import Blob, Entry, unchanged
+from chunkstore import codec, index, keys, packs
+from chunkstore.backends import Backend, Blob, Entry, unchanged
 from chunkstore.chunks import Chunks, Timing, chunk_of
 from chunkstore.codec import Chunk
 from chunkstore.errors import (
@@ -45,6 +45,7 @@ from chunkstore.errors import (
     WriteStateUnknownError,
 )
 from chunkstore.known import Stored
+from chunkstore.marks import Mark, mark_of, marked
 from chunkstore.packs import Pack, Packing
 from chunkstore.store import ChunkedRunLogStore
 
@@ -54,15 +55,6 @@ PREFIX: Final = ".trash/"
 _COPY: Final = ".trash/run."
 _NOTE: Final = ".trash/moved."
 _TIME: Final = "%Y%m%dT%H%M%S%fZ"
-
-_MOVED_TO: Final = "_chunkstore_moved_to"
-_EMPTIED_TO: Final = "_chunkstore_emptied_to"
-_RESTORED_FROM: Final = "_chunkstore_restored_from"
-_MARKS: Final[Mapping[str, Literal["moving", "emptied", "restoring"]]] = {
-    _EMPTIED_TO: "emptied",
-    _MOVED_TO: "moving",
-    _RESTORED_FROM: "restoring",
-}
 
 _GONE: Final = b'{"_chunkstore_gone":"it is in the trash, or being moved there"}\n'
 """Stands for a moment in the place of an object that is removed, where a place cannot delete under a condition."""
@@ -92,30 +84,6 @@ def weigh(found: Mapping[str, Entry]) -> Weight:
     lines = sorted(f"{entry.key}\0{entry.version}\0{entry.size}" for entry in found.values())
     state = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
     return Weight(len(found), sum(entry.size for entry in found.values()), state)
-
-
-class Mark(NamedTuple):
-    """What a header says of its run: it stands; it is being deleted for good; or what happens to it, and the copy's name."""
-
-    state: Literal["stands", "deleted", "moving", "emptied", "restoring"]
-    name: str = ""
-
-
-def mark_of(header: Stored) -> Mark:
-    """The header's mark. Raises `FormatError` where it holds no run."""
-    if not header.chunk.envelope.deleted:
-        return Mark("stands")
-    fields = values.decode(header.chunk.content)
-    for mark, state in _MARKS.items():
-        if isinstance(name := fields.get(mark), str):
-            return Mark(state, name)
-    return Mark("deleted")
-
-
-def _marked(header: Chunk, mark: str, name: str) -> Chunk:
-    """The header with a mark. It goes on to hold the run's own fields: who has only this knows what it was."""
-    fields = {key: value for key, value in values.decode(header.content).items() if key not in _MARKS}
-    return Chunk(header.envelope._replace(deleted=True), values.encode({**fields, mark: name}))
 
 
 # What stands in the trash.
@@ -151,11 +119,21 @@ def new_name(run_id: str, now: datetime) -> str:
     return f"{now.astimezone(UTC):{_TIME}}-{secrets.token_hex(4)}.{keys.folder_of(run_id)}"
 
 
+def key_of(name: str) -> str:
+    """The object key of the copy of this name."""
+    return f"{_COPY}{name}"
+
+
 def entries(store: ChunkedRunLogStore) -> tuple[list[Trashed], list[str]]:
     """The copies, oldest first, and the keys of notes whose copies are gone. One listing: one request per 500 runs."""
+    return entries_of(store.backend)
+
+
+def entries_of(backend: Backend) -> tuple[list[Trashed], list[str]]:
+    """As `entries`."""
     copies: dict[str, Entry] = {}
     notes: set[str] = set()
-    for entry in store.backend.list(PREFIX):
+    for entry in backend.list(PREFIX):
         if entry.key.startswith(_COPY):
             copies[entry.key.removeprefix(_COPY)] = entry
         elif entry.key.startswith(_NOTE):
@@ -230,12 +208,11 @@ class Mover:
             return self._changed(run_id)
         name = new_name(run_id, self._now())
         pack = self._copy(header, members, name)
-        marked = self._mark(header, name)
-        return self._complete(marked, name, pack)
+        return self._complete(self._mark(header, name), name, pack)
 
     def finish(self, header: Stored) -> Trashed | None:
         """Finishes a move that this header says has begun. Raises `FormatError` where the copy is gone or damaged."""
-        mark = mark_of(header)
+        mark = mark_of(header.chunk)
         if mark.state == "emptied":
             self._take_header_away(header, mark.name)
             return None
@@ -244,7 +221,7 @@ class Mover:
     def _changed(self, run_id: str) -> Trashed | None:
         """Raises that the run changed; where that was another mover, goes on with his work."""
         header = self.header(run_id)
-        if mark_of(header).state in ("moving", "emptied"):
+        if mark_of(header.chunk).state in ("moving", "emptied"):
             return self.finish(header)
         raise ConflictError(
             f"run {run_id!r} in {self.backend.place} was changed since it was looked at, and is left alone",
@@ -289,13 +266,13 @@ class Mover:
         """Marks the header; where it is another one by now, the copy goes, which no header names or can come to name."""
         run_id = header.chunk.envelope.run
         try:
-            marked = self.chunks.replace(header, _marked(header.chunk, _MOVED_TO, name))
+            standing = self.chunks.replace(header, marked(header.chunk, "moving", name))
         except ObjectNotFoundError:
             self.chunks.delete_many([f"{_COPY}{name}"])
             raise
-        if marked is not None and mark_of(marked).name == name:
-            return marked
-        if marked is None:
+        if standing is not None and mark_of(standing.chunk).name == name:
+            return standing
+        if standing is None:
             self.chunks.delete_many([f"{_COPY}{name}"])
         raise ConflictError(
             f"run {run_id!r} in {self.backend.place} was changed just now, and is left alone", run_id=run_id
@@ -339,7 +316,7 @@ class Mover:
     def _still_moves(self, run_id: str, name: str) -> bool:
         """Whether the header names this copy. If not, others have finished, and what was listed may be of a run that stands."""
         try:
-            return mark_of(self.header(run_id)) == Mark("moving", name)
+            return mark_of(self.header(run_id).chunk) == Mark("moving", name)
         except ObjectNotFoundError:
             return False
 
@@ -350,7 +327,7 @@ class Mover:
         except ObjectNotFoundError as error:
             raise FormatError(
                 f"run {run_id!r} in {self.backend.place} was being moved to {key}, which somebody took away; what is left of "
-                "the run stays: delete it for good, or look at its files",
+                "the run stays: look at its files, or delete it for good (delete_run_log; chunkstore rm --no-trash)",
                 run_id=run_id,
                 key=key,
             ) from error
@@ -436,15 +413,15 @@ class Mover:
                 header = self.header(header.chunk.envelope.run)
             except ObjectNotFoundError:
                 return
-            if mark_of(header) not in (Mark("moving", name), Mark("emptied", name)):
+            if mark_of(header.chunk) not in (Mark("moving", name), Mark("emptied", name)):
                 return
 
     def _emptied(self, header: Stored, name: str) -> bool:
         """Whether the header says that nothing but itself is left to remove: then nobody changes it any more."""
-        if mark_of(header).state == "emptied":
+        if mark_of(header.chunk).state == "emptied":
             return True
         try:
-            return self.chunks.replace(header, _marked(header.chunk, _EMPTIED_TO, name)) is not None
+            return self.chunks.replace(header, marked(header.chunk, "emptied", name)) is not None
         except ObjectNotFoundError:
             return True
 
@@ -474,7 +451,7 @@ class Mover:
 
     def reserve(self, header: Chunk, name: str) -> Stored | None:
         """Takes the id of a run that is to be restored, which readers do not find yet. One request; None where it is taken."""
-        done, stored = self.chunks.put_back(_marked(header, _RESTORED_FROM, name), founding=True)
+        done, stored = self.chunks.put_back(marked(header, "restoring", name), founding=True)
         return stored if done else None
 
     def open(self, reserved: Stored, header: Chunk) -> bool:

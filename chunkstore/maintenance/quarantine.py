@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +53,13 @@ class Quarantined:
     version: str
     size: int
     isolated_at: str
+    digest: str = field(default="", compare=False)
+    """Of the bytes; empty where it is not known."""
+
+    @property
+    def key_of_bytes(self) -> str:
+        """Where the bytes stand now."""
+        return f"{PREFIX}{self.id}{_BYTES}"
 
 
 def quarantined(store: ChunkedRunLogStore, run_id: str = "") -> Iterator[Quarantined]:
@@ -109,6 +116,26 @@ def count_by_run(backend: Backend) -> dict[str, tuple[int, int]]:
     return found
 
 
+def damaged_in(backend: Backend) -> Iterator[tuple[Quarantined, str]]:
+    """Those whose bytes are not there as they were, and what is wrong. One listing, and two requests for each."""
+    for one in _listed(backend):
+        try:
+            data = backend.get(one.key_of_bytes).data
+        except ObjectNotFoundError:
+            try:
+                backend.get(f"{PREFIX}{one.id}{_FACTS}")  # being discarded: the bytes go first
+            except ObjectNotFoundError:
+                continue
+            yield one, f"is missing: somebody took away the bytes of {one.key}"
+            continue
+        if one.digest and _digest(data) != one.digest:
+            yield one, f"is not what was isolated as {one.key}: its digest is another one"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def isolate(chunks: Chunks, found: Finding, data: bytes, clock: HybridClock) -> str:
     """Puts a copy into the quarantine and reads it back; its id. Four requests. What is there already is kept, and compared.
 
@@ -119,7 +146,7 @@ def isolate(chunks: Chunks, found: Finding, data: bytes, clock: HybridClock) -> 
     one = Quarantined(
         name, found.key, found.run_id, found.kind.value, found.what, found.version, len(data), clock.stamp()
     )
-    facts = {"format": FORMAT, "digest": hashlib.blake2b(data, digest_size=16).hexdigest(), **asdict(one)}
+    facts = {**asdict(one), "format": FORMAT, "digest": _digest(data)}
     key = f"{PREFIX}{name}{_FACTS}"
     chunks.put_new(key, orjson.dumps(facts, option=orjson.OPT_INDENT_2) + b"\n")
     _read_facts(
@@ -149,16 +176,17 @@ def _read_facts(key: str, data: bytes) -> Quarantined:
         facts = orjson.loads(data)
         texts = [facts[field] for field in ("key", "run_id", "kind", "what", "version", "isolated_at")]
         size = facts["size"]
+        digest = str(facts.get("digest", ""))
         whole = all(isinstance(text, str) for text in texts) and type(size) is int
-    except (ValueError, KeyError, TypeError):
-        texts, size, whole = [""] * 6, 0, False
+    except (ValueError, KeyError, TypeError, AttributeError):
+        texts, size, digest, whole = [""] * 6, 0, "", False
     if not whole:
         # The bytes stand beside it all the same.
         return Quarantined(
             name, key, "", "damaged", "the facts about it are damaged; its bytes stand beside them", "", 0, ""
         )
     original, run_id, kind, what, version, at = texts
-    return Quarantined(name, original, run_id, kind, what, version, size, at)
+    return Quarantined(name, original, run_id, kind, what, version, size, at, digest)
 
 
 def _wanted(backend: Backend, ids: Iterable[str] | None) -> Iterator[Quarantined]:
@@ -172,7 +200,7 @@ def _wanted(backend: Backend, ids: Iterable[str] | None) -> Iterator[Quarantined
 
 
 def _data(backend: Backend, one: Quarantined) -> bytes:
-    key = f"{PREFIX}{one.id}{_BYTES}"
+    key = one.key_of_bytes
     try:
         return backend.get(key).data
     except ObjectNotFoundError as error:

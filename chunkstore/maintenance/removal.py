@@ -19,9 +19,11 @@ from chunkstore.errors import (
 )
 from chunkstore.index import Row, row_of
 from chunkstore.known import Stored
-from chunkstore.maintenance.moving import Mover, listed, mark_of, weigh
+from chunkstore.maintenance.deletion import take_away
+from chunkstore.maintenance.moving import Mover, listed, weigh
 from chunkstore.maintenance.progress import Progress, Watcher
 from chunkstore.maintenance.retention import Kept, Plan, Planned, is_as_planned
+from chunkstore.marks import Mark, deleted, mark_of
 from chunkstore.models import TERMINAL
 from chunkstore.store import ChunkedRunLogStore
 
@@ -50,25 +52,24 @@ def plan_removal(store: ChunkedRunLogStore, run_ids: Iterable[str]) -> Plan:
     is damaged is in the plan; only removing it for good is possible then.
     """
     mover = Mover(store)
-    planned, unfinished = [], []
+    planned: list[Planned] = []
+    unfinished: list[str] = []
+    copies: list[str] = []
     for run_id in dict.fromkeys(run_ids):
         found = listed(store, run_id)  # before the header: what changes after that is seen by the state
         try:
             header = mover.header(run_id)
-            state = mark_of(header).state
+            mark = mark_of(header.chunk)
             row = row_of(header)
         except ObjectNotFoundError as error:
             also = f"; {len(found)} objects without a header are, which delete_run_log removes" if found else ""
             raise RunLogNotFoundError(f"run {run_id!r} is not in {store.backend.place}{also}", run_id=run_id) from error
         except FormatError:
-            state, row = "stands", Row(run_id, "", "", "", None)
-        if state == "restoring":
-            raise ConflictError(
-                f"run {run_id!r} in {store.backend.place} is being restored from the trash; restore it again to finish that",
-                run_id=run_id,
-            )
-        if state != "stands":
-            unfinished.append(run_id)
+            mark, row = Mark("stands"), Row(run_id, "", "", "", None)
+        if mark.state == "restoring":
+            raise ConflictError(f"run {run_id!r} in {store.backend.place} {mark.what}; {mark.next_step}", run_id=run_id)
+        if mark.state != "stands":
+            (copies if mark.state == "copying" else unfinished).append(run_id)
             continue
         if row.created_at and row.status not in TERMINAL:
             raise ConflictError(
@@ -81,7 +82,7 @@ def plan_removal(store: ChunkedRunLogStore, run_ids: Iterable[str]) -> Plan:
         planned.append(
             Planned(run_id, row.status, row.tag, created_at, weight.objects, weight.bytes, "it was named", weight.state)
         )
-    return Plan(tuple(planned), unfinished=tuple(unfinished))
+    return Plan(tuple(planned), unfinished=tuple(unfinished), copies=tuple(copies))
 
 
 def remove_runs(
@@ -113,7 +114,7 @@ def remove_planned(
     for done, (what, outcome) in enumerate(removal.outcomes(plan)):
         if progress is not None:
             name = what if isinstance(what, str) else what.run_id
-            progress(Progress(done + 1, len(plan.runs) + len(plan.unfinished), name))
+            progress(Progress(done + 1, len(plan.runs) + len(plan.unfinished) + len(plan.copies), name))
         if isinstance(outcome, Kept):
             kept.append(outcome)
         elif isinstance(what, str):
@@ -136,8 +137,8 @@ class _Removal:
         """What is done, and None, or why it stays."""
         small = [run for run in plan.runs if run.bytes < _LARGE]
         large = [run for run in plan.runs if run.bytes >= _LARGE]
-        for run_id in plan.unfinished:
-            yield run_id, self._outcome(run_id)
+        for run_id in (*plan.unfinished, *plan.copies):
+            yield run_id, self._outcome(run_id, even_a_copy=run_id in plan.copies)
         if self._store.backend.concurrency == 1:
             yield from ((run, self._outcome(run)) for run in small)
         else:
@@ -151,11 +152,11 @@ class _Removal:
         finally:
             workers.shutdown(cancel_futures=True)  # Ctrl-C ends with the runs that are under way
 
-    def _outcome(self, what: Planned | str) -> Kept | None:
+    def _outcome(self, what: Planned | str, *, even_a_copy: bool = False) -> Kept | None:
         run_id = what if isinstance(what, str) else what.run_id
         try:
             if isinstance(what, str):
-                self._finish(what)
+                self._finish(what, even_a_copy=even_a_copy)
             elif self._trash:
                 self._mover.move(
                     run_id, what.state, lambda header: is_as_planned(what, header), even_damaged=self._even_damaged
@@ -168,15 +169,25 @@ class _Removal:
             return Kept(run_id, str(error), damaged=isinstance(error, FormatError))
         return None
 
-    def _finish(self, run_id: str) -> None:
+    def _finish(self, run_id: str, *, even_a_copy: bool) -> None:
         header = self._mover.header(run_id)
-        state = mark_of(header).state
-        if state == "deleted":
-            self._store.delete_run_log(run_id)
-        elif state in ("moving", "emptied"):
-            self._mover.finish(header)
+        mark = mark_of(header.chunk)
+        if mark.state == "deleted" or (mark.state == "copying" and even_a_copy):
+            take_away(self._mover.chunks, header)
+        elif mark.state in ("moving", "emptied"):
+            self._finish_move(header)
         else:
-            raise ConflictError(f"run {run_id!r} is there again, and is left alone", run_id=run_id)
+            what = "is there again" if mark.state == "stands" else mark.what
+            raise ConflictError(f"run {run_id!r} {what}, and is left alone", run_id=run_id)
+
+    def _finish_move(self, header: Stored) -> None:
+        """Where the copy in the trash is gone or damaged, what is left is all there is: it goes only by name, and without the trash."""
+        try:
+            self._mover.finish(header)
+        except FormatError:
+            if self._trash or not self._even_damaged:
+                raise
+            take_away(self._mover.chunks, header)
 
     def _delete(self, planned: Planned) -> None:
         """Deletes a run for good."""
@@ -188,16 +199,17 @@ class _Removal:
         except FormatError:
             if not self._even_damaged:
                 raise
+            self._store.delete_run_log(planned.run_id)
         else:
-            self._mark(planned, header, found[header.key].version)
-        self._store.delete_run_log(planned.run_id)
+            take_away(self._mover.chunks, self._marked(planned, header, found[header.key].version))
 
-    def _mark(self, planned: Planned, header: Stored, version: str) -> None:
-        """Marks the header in the version that was looked at: whoever changed it since keeps his run."""
-        chunk = header.chunk._replace(envelope=header.chunk.envelope._replace(deleted=True))
+    def _marked(self, planned: Planned, header: Stored, version: str) -> Stored:
+        """The header, marked in the version that was looked at: whoever changed it since keeps his run."""
         stands = version in ("", header.version) and is_as_planned(planned, header)
-        if not stands or self._mover.chunks.replace(header, chunk) is None:
+        marked = self._mover.chunks.replace(header, deleted(header.chunk)) if stands else None
+        if marked is None:
             raise self._changed(planned)
+        return marked
 
     def _changed(self, planned: Planned) -> ConflictError:
         return ConflictError(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from chunkstore import codec, keys, packs
-from chunkstore.backends import ANY, Backend, Blob, Entry, unchanged
+from chunkstore.backends import ANY, Backend, Blob, unchanged
 from chunkstore.backends.local import LocalBackend
 from chunkstore.backends.localstrays import Stray, remove, strays, strays_in
 from chunkstore.chunks import Chunks, Timing
@@ -21,19 +21,24 @@ from chunkstore.clock import HybridClock
 from chunkstore.errors import (
     BackendUnavailableError,
     ConflictError,
+    FormatError,
     InvalidInputError,
     ObjectNotFoundError,
 )
+from chunkstore.known import Stored
+from chunkstore.maintenance.deletion import take_away
 from chunkstore.maintenance.findings import Finding, Kind
+from chunkstore.maintenance.moving import Mover
 from chunkstore.maintenance.progress import Watcher
 from chunkstore.maintenance.quarantine import isolate
 from chunkstore.maintenance.verification import Checked, stray_finding, verify
+from chunkstore.marks import State, mark_of
 from chunkstore.store import ChunkedRunLogStore
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["isolated", "finished", "removed", "reindexed", "kept"]
-"""Moved into the quarantine; an interrupted deletion done; a left-over gone; the index made anew; left as it is."""
+"""Moved into the quarantine; an interrupted deletion or move done; a left-over gone; the index made anew; left as it is."""
 
 _HOUR: Final = 3600.0
 _ISOLATED: Final = frozenset({Kind.DAMAGED, Kind.MISPLACED, Kind.LEFT_OVER})
@@ -84,10 +89,11 @@ def repair(
 
     * Damaged and misplaced chunks and packs, and what a deleted run of the same id left, go into the quarantine: their bytes are kept as
       they are, with their key and the time. A damaged header stays where others are beside it, since nobody would find them without it.
-    * A deletion that was cut short is finished. The index is made anew where it is damaged.
+    * A deletion that was cut short is finished, and so is a move to the trash: what somebody wrote to the run since goes there, too.
+      The index is made anew where it is damaged.
     * On a local disk, staging files and empty folders are removed that nobody has touched for `remove_staging_after` seconds.
 
-    All else is kept and told: what has a newer format, does not fit a model, cannot be read, is missing, or is not ours.
+    All else is kept and told: a copy or a restore that is under way or was cut short, what has a newer format, does not fit a model, cannot be read, is missing, or is not ours.
 
     Nothing is taken away but in the very version that was looked at. Where the place cannot delete under a condition
     (`guarantees.conditional_delete`), objects are copied into the quarantine and kept; with `unconditional=True` they are taken away all the
@@ -134,6 +140,8 @@ class _Work:
             yield self._done(found, self._isolated)
         elif found.kind is Kind.DELETION_UNFINISHED:
             yield self._done(found, self._finished)
+        elif found.kind is Kind.MOVE_UNFINISHED and found.severity != "damage":
+            yield self._done(found, self._moved)
         elif found.kind in (Kind.STAGING, Kind.EMPTY_FOLDER):
             yield self._done(found, self._removed)
         else:
@@ -222,54 +230,30 @@ class _Work:
             self._can_expect = self._backend.guarantees.conditional_delete
         return self._can_expect
 
-    # Deletions
+    # What was cut short
 
     def _finished(self, found: Finding) -> Action:
         if self._dry_run:
             count = sum(1 for _ in self._backend.list(keys.prefix_of_run(found.run_id)))
             return Action(found, "finished", f"{count} objects of the run would be deleted")
-        rest = self._rest_of_deleted(found)
-        self._delete_listed(rest)
-        self._delete_listed([Entry(found.key, found.version, 0)])
-        return Action(found, "finished", f"{len(rest) + 1} objects of the run were deleted")
+        count = take_away(self._chunks, self._header_as_found(found, "deleted"))
+        return Action(found, "finished", f"{count} objects of the run were deleted")
 
-    def _rest_of_deleted(self, found: Finding) -> list[Entry]:
-        """All that is in the deleted run but its header, the pack first: behind a loose chunk it may hold an older one.
-
-        The header stood there, in the same version, before and after the listing. It goes last, and no run of this id can be made
-        before it is gone: nothing in the listing belongs to another run.
-        """
-        self._require_mark(found)
-        pack = keys.pack(found.run_id)
-        listed = {entry.key: entry for entry in self._backend.list(keys.prefix_of_run(found.run_id))}
-        ours = [
-            one
-            for one in listed.values()
-            if (one.key == pack or keys.parse(one.key) is not None) and one.key != found.key
-        ]
-        self._require_mark(found)
-        return sorted(ours, key=lambda entry: (entry.key != pack, entry.key))
-
-    def _require_mark(self, found: Finding) -> None:
-        blob = self._backend.get(found.key)
-        if blob.version != found.version or not codec.decode(blob.data, found.key).envelope.deleted:
-            raise ConflictError(f"{found.key} was changed meanwhile", key=found.key)
-
-    def _delete_listed(self, listed: Iterable[Entry]) -> None:
-        for entry in listed:
-            if not self._expects():
-                self._backend.delete(entry.key)  # as delete_run_log does
-                continue
-            version = entry.version or self._version(entry.key)
-            if version:
-                self._backend.delete(entry.key, unchanged(version))
-
-    def _version(self, key: str) -> str:
-        """Read, where the place cannot tell it without; empty for what is gone."""
+    def _moved(self, found: Finding) -> Action:
+        """Nothing is deleted that is not in the copy: what somebody wrote since goes there first."""
+        if self._dry_run:
+            return Action(found, "finished", "what is left of it would be moved to the trash")
         try:
-            return self._backend.get(key).version
-        except ObjectNotFoundError:
-            return ""
+            Mover(self._store).finish(self._header_as_found(found, "moving", "emptied"))
+        except FormatError as error:
+            return Action(replace(found, severity="damage"), "kept", f"it could not be done: {error}")
+        return Action(found, "finished", "the run is in the trash: chunkstore restore brings it back")
+
+    def _header_as_found(self, found: Finding, *states: State) -> Stored:
+        header = self._chunks.read(keys.header(found.run_id))
+        if header.version != found.version or mark_of(header.chunk).state not in states:
+            raise ConflictError(f"{found.key} was changed meanwhile", key=found.key)
+        return header
 
     # Left-overs
 

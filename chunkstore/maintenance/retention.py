@@ -14,8 +14,9 @@ from chunkstore.chunks import Chunks
 from chunkstore.clock import as_datetime
 from chunkstore.errors import FormatError, InvalidInputError
 from chunkstore.known import Stored
-from chunkstore.maintenance.moving import Mover, Weight, listed, mark_of, weigh
+from chunkstore.maintenance.moving import Mover, Weight, listed, weigh
 from chunkstore.maintenance.progress import Progress, Watcher
+from chunkstore.marks import mark_of
 from chunkstore.models import TERMINAL, RunLog, Status
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
@@ -115,6 +116,8 @@ class Plan:
     """Runs that are gone for readers already, but a move to the trash or a delete was cut short; it is finished."""
     unknown_tags: tuple[str, ...] = ()
     """Tags to keep that no run has: misspelt, perhaps."""
+    copies: tuple[str, ...] = ()
+    """Runs that were named, and are half copied: what came of the copy is taken away. A rule leaves such a run alone."""
 
     @property
     def bytes(self) -> int:
@@ -297,13 +300,13 @@ def _unfinished(store: ChunkedRunLogStore, run_ids: list[str]) -> tuple[list[str
     for header in scan.chunks:
         run_id = header.chunk.envelope.run
         try:
-            state = mark_of(header).state
+            mark = mark_of(header.chunk)
         except FormatError as error:
             kept.append(Kept(run_id, str(error), damaged=True))
             continue
-        if state == "restoring":
-            kept.append(Kept(run_id, "it was being restored from the trash; restore it again to finish that"))
-        elif state == "stands":
+        if mark.state in ("restoring", "copying"):
+            kept.append(Kept(run_id, f"it {mark.what}, or that was cut short; {mark.next_step}"))
+        elif mark.state == "stands":
             kept.append(Kept(run_id, "it came meanwhile, or its header holds no run"))
         else:
             unfinished.append(run_id)

@@ -3,22 +3,21 @@
 A copy that is under way must not be taken for a run. So the first object that is put is the header with a *claim*: marked as deleted,
 so that everybody finds no run there and nobody can found one, with a fingerprint of all that is to come. Only when
 everything else stands there as it should does the true header replace the claim, on the condition that nobody touched that. A copy that is
-cut short is to all others a run whose deletion was cut short: `delete_run_log` takes it away. Whoever copies the same
+cut short is to readers a run that is not there; `delete_run_log` takes it away, and nobody who tidies up does. Whoever copies the same
 contents finds the claim to be the one that he would have put, and goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from chunkstore import codec, keys, packs, values, waiting
+from chunkstore import codec, keys, packs, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, Entry, unchanged
-from chunkstore.chunks import CLAIMED, Timing, is_claim
+from chunkstore.chunks import Timing
 from chunkstore.codec import Chunk, Envelope
 from chunkstore.errors import (
     BackendUnavailableError,
@@ -29,6 +28,7 @@ from chunkstore.errors import (
     WriteStateUnknownError,
 )
 from chunkstore.known import Stored
+from chunkstore.marks import Mark, claim_of, mark_of
 from chunkstore.reading import has_ended
 
 LOOKS: Final = 10
@@ -86,10 +86,8 @@ class Cut:
         A copy whose claim was deleted must not end with another one's.
         """
         envelope = self.header.envelope
-        content = values.encode({CLAIMED: self.fingerprint, "by": secrets.token_hex(6)})
-        return codec.encode(
-            Chunk(Envelope(envelope.run, envelope.kind, "", "", envelope.created_at, deleted=True), content)
-        )
+        claimed = Envelope(envelope.run, envelope.kind, "", "", envelope.created_at, deleted=True)
+        return codec.encode(Chunk(claimed, claim_of(self.fingerprint)))
 
 
 # Reading.
@@ -179,7 +177,7 @@ class _Looking:
                 key=next(iter(self.damaged)),
             )
         if self._header is None or self._header[0].envelope.deleted:
-            also = ", or not any more" if self._header is not None else ""
+            also = f": it {_mark(self._header[0]).what}" if self._header is not None else ""
             raise RunLogNotFoundError(f"run {self._run_id!r} is not in {place}{also}", run_id=self._run_id)
         header, data = self._header
         return Cut(self._run_id, header, data, self._parts, self._meaning(header), self._held, self._foreign)
@@ -236,6 +234,13 @@ class _Looking:
         seen = {key: one.digest for key, one in self._packed.items() if one.founded == founded}
         seen |= {key: one.digest for key, one in self._loose.items() if one.founded in ("", founded)}
         return _digest(*(part for key, digest in sorted(seen.items()) for part in (key.encode(), digest)))
+
+
+def _mark(header: Chunk) -> Mark:
+    try:
+        return mark_of(header)
+    except FormatError:
+        return Mark("deleted")
 
 
 def is_as_it_was(cut: Cut, key: str, data: bytes) -> bool:
@@ -373,10 +378,11 @@ def _under(backend: Backend, cut: Cut, listed: Mapping[str, Entry], header: Chun
     """What stands there under this header. Raises `FormatError` where nobody can say."""
     if not header.envelope.deleted:
         return _compared(backend, cut)
-    if not is_claim(header):
-        return _other(cut, backend, f"{_GOING}, or call delete_run_log there")
-    if values.decode(header.content)[CLAIMED] != cut.fingerprint:
-        return _abandoned(cut, backend)
+    mark = mark_of(header)
+    if mark.state != "copying":
+        return _other(cut, backend, f"{mark.what}; {mark.next_step}. Copy it once more when that is done")
+    if mark.name != cut.fingerprint:
+        return _abandoned(cut, backend, version)
     return _beside(backend, cut, listed, Standing("unfinished", claim=version))
 
 
@@ -425,12 +431,12 @@ def _compared(backend: Backend, cut: Cut) -> Standing:
     return _other(cut, backend, "exists there with other contents; nothing of it was changed")
 
 
-def _abandoned(cut: Cut, backend: Backend) -> Standing:
+def _abandoned(cut: Cut, backend: Backend, version: str) -> Standing:
     message = (
         f"run {cut.run_id!r} in {backend.place} is an unfinished copy of other contents than these: they changed since, or come from "
         "another store. Finish that copy, or where nobody is at it any more copy with restart"
     )
-    return Standing("other", message=message, abandoned=True)
+    return Standing("other", claim=version, message=message, abandoned=True)
 
 
 def _other(cut: Cut, backend: Backend, what: str) -> Standing:

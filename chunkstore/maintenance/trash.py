@@ -20,8 +20,9 @@ from chunkstore.errors import (
     RunLogNotFoundError,
 )
 from chunkstore.known import Stored
-from chunkstore.maintenance.moving import Mark, Mover, Trashed, decode_copy, entries, mark_of
+from chunkstore.maintenance.moving import Mover, Trashed, decode_copy, entries
 from chunkstore.maintenance.progress import Progress, Watcher
+from chunkstore.marks import Mark, mark_of
 from chunkstore.merge import merge_objects
 from chunkstore.packs import Pack, Packing
 from chunkstore.store import ChunkedRunLogStore
@@ -33,6 +34,7 @@ GRACE: Final = timedelta(days=7)
 """For how long a run stays in the trash at the least, unless asked for otherwise."""
 
 _AT_ONCE: Final = 500  # copies
+_STANDS: Final = Mark("stands")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ def restore_run(store: ChunkedRunLogStore, name: str) -> Restored:
     if reserved is None:
         reserved = mover.reserve(header, entry.name)
     if reserved is None:
-        raise _exists(store, entry.run_id)
+        raise _taken(mover, entry)
     written = _put_back(mover, pack, header)
-    if not mover.open(reserved, header):
+    if not _opened(mover, reserved, header):
         raise ConflictError(
             f"run {entry.run_id!r} in {store.backend.place} was changed by somebody else while it was being restored; "
             "it is in the trash as before: look what stands there now, and restore it again",
@@ -178,11 +180,11 @@ def _freed(mover: Mover, entry: Trashed) -> Stored | None:
         return None
     except FormatError as error:
         raise _exists(mover.store, entry.run_id) from error
-    mark = mark_of(header)
+    mark = mark_of(header.chunk)
     if mark == Mark("restoring", entry.name):
         return header
     if mark not in (Mark("moving", entry.name), Mark("emptied", entry.name)):
-        raise _exists(mover.store, entry.run_id)
+        raise _exists(mover.store, entry.run_id, mark)
     if not mover.backend.guarantees.conditional_delete:
         # Whoever moves it may be about to delete, without a condition, what would be put back.
         raise ConflictError(
@@ -194,11 +196,30 @@ def _freed(mover: Mover, entry: Trashed) -> Stored | None:
     return None
 
 
-def _exists(store: ChunkedRunLogStore, run_id: str) -> RunLogExistsError:
+def _exists(store: ChunkedRunLogStore, run_id: str, mark: Mark = _STANDS) -> RunLogExistsError:
+    if mark != _STANDS:
+        message = f"run {run_id!r} in {store.backend.place} {mark.what}, so the one in the trash is not restored; {mark.next_step}"
+        return RunLogExistsError(message, run_id=run_id)
     return RunLogExistsError(
         f"a run {run_id!r} is in {store.backend.place} already, so the one in the trash is not restored; remove that one first",
         run_id=run_id,
     )
+
+
+def _taken(mover: Mover, entry: Trashed) -> RunLogExistsError:
+    """Why the id is taken by now."""
+    try:
+        return _exists(mover.store, entry.run_id, mark_of(mover.header(entry.run_id).chunk))
+    except (ObjectNotFoundError, FormatError):
+        return _exists(mover.store, entry.run_id)
+
+
+def _opened(mover: Mover, reserved: Stored, header: Chunk) -> bool:
+    """Whether the run stands; not so where somebody changed the header that took the id, or deleted the run."""
+    try:
+        return mover.open(reserved, header)
+    except ObjectNotFoundError:
+        return False
 
 
 def _claimed(mover: Mover, entry: Trashed) -> Pack:
@@ -324,7 +345,7 @@ def _is_free(mover: Mover, entry: Trashed) -> bool:
     """Whether no header names the copy, and none can come to."""
     try:
         header = mover.header(entry.run_id)
-        mark = mark_of(header)
+        mark = mark_of(header.chunk)
         if mark == Mark("stands") and not entry.complete:
             mover.chunks.rewrite(header)  # a mover who put this copy, and is about to mark the header, is refused
         elif mark.name == entry.name and mark.state == "restoring":

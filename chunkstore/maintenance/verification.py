@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chunkstore import index, keys, waiting
@@ -27,10 +27,12 @@ from chunkstore.errors import (
     ObjectNotFoundError,
     RunLogNotFoundError,
 )
+from chunkstore.maintenance import moving
 from chunkstore.maintenance.findings import Finding, Kind, finding
 from chunkstore.maintenance.inspection import Look, windows
 from chunkstore.maintenance.progress import Progress, Watcher
-from chunkstore.maintenance.quarantine import PREFIX, count_by_run
+from chunkstore.maintenance.quarantine import PREFIX, count_by_run, damaged_in
+from chunkstore.marks import mark_of
 from chunkstore.store import ChunkedRunLogStore
 
 log = logging.getLogger(__name__)
@@ -122,11 +124,11 @@ def verify(
     """Reads all that is in the store, or in these runs, and tells what is wrong, finding by finding. Writes nothing.
 
     It looks at every chunk, loose or packed, its digest, its name and its body; at parents, headers and packs; and without `run_ids` at the
-    index, the quarantine, and on a local disk at what no listing shows. Others may write meanwhile: what looks wrong is looked at
+    index, the quarantine, the copies in the trash, and on a local disk at what no listing shows. Others may write meanwhile: what looks wrong is looked at
     again after `settle_seconds`. Staging files and empty folders younger than `stale_seconds` may be a writer's, and are left out.
 
     Costs for each run one listing (one request per 1,000 objects) and one request for each object; without `run_ids` one more per 1,000 runs
-    to list them, and for index and quarantine one listing each, one for each object in them that is looked at. For a run where something is wrong twice that, or
+    to list them, and for index, quarantine and trash one listing each (two of a quarantine that is not empty), one for each object in them that is looked at. For a run where something is wrong twice that, or
     more while it changes. In memory are about 100 bytes for each run, 500 for each chunk of up to 64 runs, and 64 MiB of objects.
 
     Raises `RunLogNotFoundError` for a run of `run_ids` that is not there, `BackendUnavailableError` where the place does not answer. A single object
@@ -153,6 +155,7 @@ class _Work:
         self._settle_seconds = settle_seconds
         self._stale_seconds = stale_seconds
         self._root = self._backend.root if isinstance(self._backend, LocalBackend) else None
+        self._trashed: frozenset[str] | None = None
         self._rows: set[int] = set()
         """What the headers say, as the index would: only their hashes, as there may be 100,000."""
 
@@ -165,6 +168,7 @@ class _Work:
             yield from self._alike()
             yield from self._own(index.PREFIX, lambda: self._settled(self._index))
             yield from self._own(PREFIX, self._quarantine)
+            yield from self._own(moving.PREFIX, lambda: self._settled(self._trash))
         yield from self._strays(run_ids)
 
     # Runs
@@ -192,7 +196,7 @@ class _Work:
                         f"run {look.run_id!r} is not in {self._backend.place}", run_id=look.run_id
                     )
                 checked.saw(look)
-                found = look.findings()
+                found = self._found_in(look)
                 self._note(look)
                 if found:
                     doubtful[look.folder] = found
@@ -214,10 +218,33 @@ class _Work:
             while batch := list(itertools.islice(folders, 1 if self._backend.concurrency < 2 else _AT_ONCE)):
                 for look in self._looks(batch, workers):
                     self._note(look)
-                    yield from agreed[look.folder].told(look.findings())
+                    yield from agreed[look.folder].told(self._found_in(look))
             agreed = {folder: one for folder, one in agreed.items() if one.is_open}
         for folder in agreed:
             log.debug("%s in %s changes all the time", folder, self._backend.place)
+
+    def _found_in(self, look: Look) -> list[Finding]:
+        return [self._beside_trash(one, look) for one in look.findings()]
+
+    def _beside_trash(self, found: Finding, look: Look) -> Finding:
+        """The finding, with what the trash holds of its run. One request where it says that the run is moved or restored."""
+        if found.kind in (Kind.MOVE_UNFINISHED, Kind.RESTORE_UNFINISHED) and look.header is not None:
+            name = mark_of(look.header.chunk).name
+            if not any(entry.key == moving.key_of(name) for entry in self._backend.list(moving.key_of(name))):
+                advice = "look at its files: what is left is all there is; delete_run_log removes it"
+                return replace(found, severity="damage", what=f"{found.what}. That copy is gone", next_step=advice)
+        if found.kind is Kind.HEADERLESS and look.run_id in self._in_trash():
+            advice = (
+                f"bring it back, and these with it: chunkstore restore {look.run_id}; or delete them: delete_run_log"
+            )
+            return replace(found, what=f"{found.what}, written when it went to the trash", next_step=advice)
+        return found
+
+    def _in_trash(self) -> frozenset[str]:
+        """The runs in the trash. One listing, where it is asked for first."""
+        if self._trashed is None:
+            self._trashed = frozenset(entry.run_id for entry in moving.entries_of(self._backend)[0])
+        return self._trashed
 
     def _looks(self, folders: list[str], workers: ThreadPoolExecutor) -> list[Look]:
         """A look at each of these, all at once."""
@@ -389,12 +416,47 @@ class _Work:
             )
 
     def _quarantine(self) -> Iterator[Finding]:
-        for run_id, (count, size) in sorted(count_by_run(self._backend).items()):
+        inside = count_by_run(self._backend)
+        for run_id, (count, size) in sorted(inside.items()):
             objects = "1 object" if count == 1 else f"{count:,} objects"
             of_run = f"of run {run_id!r}" if run_id else "of no run that is known"
             what = f"holds {objects} {of_run}, {size:,} bytes, that a repair isolated: the run is not whole"
             advice = "look at them with chunkstore repair --list, export them, and discard them when you are done"
             yield finding(Kind.QUARANTINED, PREFIX, what, advice, run_id=run_id, size=size)
+        if inside:
+            yield from self._settled(self._quarantine_damage)
+
+    def _quarantine_damage(self) -> list[Finding]:
+        advice = "restore it from a backup of the store, or discard it: chunkstore repair --discard"
+        return [
+            finding(Kind.QUARANTINE_DAMAGED, one.key_of_bytes, what, advice, run_id=one.run_id, size=one.size)
+            for one, what in damaged_in(self._backend)
+        ]
+
+    def _trash(self) -> list[Finding]:
+        """Copies that cannot be brought back. Each is read, one at a time: it may be large."""
+        return [one for entry in moving.entries_of(self._backend)[0] for one in self._copy(entry)]
+
+    def _copy(self, entry: moving.Trashed) -> Iterator[Finding]:
+        try:
+            copy = moving.decode_copy(entry.key, entry.run_id, self._backend.get(entry.key).data)
+        except ObjectNotFoundError:
+            return  # restored, or emptied
+        except NewerFormatError as error:
+            yield finding(Kind.NEWER, entry.key, str(error), "upgrade chunkstore here", run_id=entry.run_id)
+            return
+        except FormatError as error:
+            what = str(error).removeprefix(f"{entry.key} ")
+        except BackendUnavailableError as error:
+            if error.transient:
+                raise
+            what = f"cannot be read: {error}"
+        else:
+            if keys.key_of(keys.header(entry.run_id)) in copy.members:
+                return
+            what = f"holds no header of run {entry.run_id!r}"
+        advice = "restore it from a backup of the store: the run cannot be brought back from it"
+        yield finding(Kind.TRASH_DAMAGED, entry.key, what, advice, run_id=entry.run_id, size=entry.bytes)
 
     def _strays(self, run_ids: list[str] | None) -> Iterator[Finding]:
         """What lies on a local disk and no listing shows."""

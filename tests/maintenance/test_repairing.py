@@ -166,8 +166,8 @@ def test_what_it_costs_to_isolate_one_object() -> None:
     looking = backend.requests
     backend.reset()
     mended(ChunkedRunLogStore(backend))
-    # Read it, put two and read them back, delete; and the quarantine is looked at as it is now.
-    assert backend.requests - looking == 6 + 1
+    # Read it, put two and read them back, delete; and what is in the quarantine now: its facts, and its bytes against their digest.
+    assert backend.requests - looking == 6 + 1 + 3
     assert backend.by_verb["put"] == 2
     assert backend.by_verb["delete"] == 1
 

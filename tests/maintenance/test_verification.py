@@ -113,8 +113,8 @@ def test_what_it_costs_in_requests() -> None:
     store.reindex()
     backend.reset()
     assert list(verify(ChunkedRunLogStore(backend))) == []
-    # Runs; each run, the index and the quarantine; chunks and a pack; the manifest and one segment.
-    assert backend.by_verb == {"folders": 1, "list": 2 + 2, "get_many": CHUNKS + 5 + 1, "get": 2}
+    # Runs; each run, the index, the quarantine and the trash; chunks and a pack; the manifest and one segment.
+    assert backend.by_verb == {"folders": 1, "list": 2 + 3, "get_many": CHUNKS + 5 + 1, "get": 2}
     backend.reset()
     assert list(verify(ChunkedRunLogStore(backend), ["second"])) == []
     assert backend.by_verb == {"list": 1, "get_many": 6}
@@ -126,7 +126,7 @@ def test_a_run_where_something_is_wrong_costs_twice_as_much() -> None:
     change(store, "second/step.a.json", lambda _: b"")
     backend.reset()
     assert len(found(store)) == 1
-    assert backend.by_verb == {"folders": 1, "list": 3 + 2, "get_many": 3 * CHUNKS}
+    assert backend.by_verb == {"folders": 1, "list": 3 + 3, "get_many": 3 * CHUNKS}
 
 
 def test_it_writes_nothing_whatever_it_finds(store: ChunkedRunLogStore) -> None:
