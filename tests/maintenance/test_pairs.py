@@ -77,16 +77,18 @@ def repair(store: Store) -> maintenance.RepairReport:
 
 
 def collect(store: Store) -> maintenance.Removed:
-    return maintenance.carry_out(store, maintenance.plan(store, RULE, TOMORROW))
+    return maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, TOMORROW))
 
 
 def finish(store: Store) -> maintenance.Removed:
     """A collector whose rule lets no run go: he only finishes what was cut short."""
-    return maintenance.carry_out(store, maintenance.plan(store, maintenance.Retention(older_than=timedelta(days=3650))))
+    return maintenance.remove_planned(
+        store, maintenance.plan_gc(store, maintenance.Retention(older_than=timedelta(days=3650)))
+    )
 
 
 def restore(store: Store) -> object:
-    return maintenance.restore(store, "r")
+    return maintenance.restore_run(store, "r")
 
 
 def copy(source: Store, target: Store, **options: bool) -> maintenance.CopyReport:
@@ -278,13 +280,13 @@ def test_whoever_wants_the_id_is_told_what_goes_on_and_the_old_advice_loses_noth
 
 def test_rm_of_a_half_copied_run_takes_it_away_and_never_one_whose_copy_was_finished_meanwhile() -> None:
     source, target = copied_half(SAFE[0])
-    plan = maintenance.plan_of(Store(target.backend), ["r"])
+    plan = maintenance.plan_removal(Store(target.backend), ["r"])
     assert (plan.runs, plan.unfinished, plan.copies) == ((), (), ("r",))
     copy(source, Store(target.backend))
-    assert [one.run_id for one in maintenance.carry_out(Store(target.backend), plan).kept] == ["r"]
+    assert [one.run_id for one in maintenance.remove_planned(Store(target.backend), plan).kept] == ["r"]
     assert whole(target) == whole(source)
     _, target = copied_half(SAFE[0])
-    assert maintenance.remove(Store(target.backend), ["r"]).finished == ("r",)
+    assert maintenance.remove_runs(Store(target.backend), ["r"]).finished == ("r",)
     assert list(target.backend.list("r/")) == []
 
 
@@ -339,8 +341,8 @@ def test_what_is_left_of_a_move_whose_copy_is_gone_is_deleted_by_name_and_withou
     store = moved_half(SAFE[0])
     store.backend.delete(maintenance.list_trash(store)[0].key)
     assert [one.damaged for one in collect(Store(store.backend)).kept] == [True]
-    assert [one.damaged for one in maintenance.remove(Store(store.backend), ["r"]).kept] == [True]
-    assert maintenance.remove(Store(store.backend), ["r"], trash=False).finished == ("r",)
+    assert [one.damaged for one in maintenance.remove_runs(Store(store.backend), ["r"]).kept] == [True]
+    assert maintenance.remove_runs(Store(store.backend), ["r"], trash=False).finished == ("r",)
     assert list(store.backend.list("r/")) == []
 
 
