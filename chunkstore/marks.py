@@ -50,7 +50,7 @@ class Mark(NamedTuple):
 
 _TRASHING: Final = (
     "is being moved to the trash",
-    "chunkstore gc, or rm of this run, finishes that (maintenance.remove), and restore brings it back",
+    "chunkstore gc, or rm of this run, finishes that (maintenance.remove_runs), and restore brings it back",
 )
 _TOLD: Final[Mapping[State, tuple[str, str]]] = {
     "stands": ("stands there", "nothing is to be done"),

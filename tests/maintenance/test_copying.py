@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -194,7 +195,7 @@ class StopError(Exception):
     """What ends a copy in the middle."""
 
 
-class Passing:
+class Passing(ABC):
     """A backend that is asked about each request before and after it is made."""
 
     def __init__(self, inner: Backend) -> None:
@@ -207,8 +208,8 @@ class Passing:
     def guarantees(self) -> object:
         return self.inner.guarantees
 
-    def at(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def at(self) -> None: ...
 
     def get(self, key: str) -> Blob:
         self.at()

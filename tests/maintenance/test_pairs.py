@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from chunkstore import (
-    ChunkedRunLogStore,
     ChunkStoreError,
     RunLogExistsError,
-    RunLogNotFoundError,
     StepLog,
     keys,
     maintenance,
@@ -22,50 +20,11 @@ from chunkstore import (
 from chunkstore.backends import ANY, Backend
 from chunkstore.maintenance import Finding, verify
 from chunkstore.marks import deleted, mark_of
-from etags import Between, EtagMemory
+from etags import Between
+from interruptions import PLACES, KilledError, Store, collect, filled, killed, requests_of, restore, stands, whole
 from places import between, in_bucket, memory
 
-Store = ChunkedRunLogStore
-PLACES: Final[dict[str, Callable[[], Backend]]] = {
-    "versions never come back": memory,
-    "versions are digests": lambda: EtagMemory(deletes=True),
-    "no conditional deletes": lambda: EtagMemory(deletes=False),
-}
 SAFE: Final = ("versions never come back", "versions are digests")
-RULE: Final = maintenance.Retention(older_than=timedelta(days=1))
-TOMORROW: Final = datetime.now(UTC) + timedelta(days=2)
-
-
-class KilledError(BaseException):
-    """The process is gone."""
-
-
-def killed() -> None:
-    raise KilledError
-
-
-def filled(backend: Backend, *, packed: bool = False) -> Store:
-    store = Store(backend)
-    store.create_run_log("r", tag="t")
-    store.set_parameters("r", {"a": 1})
-    for name in "xy":
-        store.add_step_log(StepLog(name=name, internal_name=name), "r")
-    store.update_run_log_status("r", "SUCCESS")
-    if packed:
-        store.compact("r")
-    return store
-
-
-def whole(store: Store) -> dict[str, Any]:
-    return Store(store.backend).get_run_log_by_id("r").model_dump()
-
-
-def stands(store: Store) -> bool:
-    try:
-        Store(store.backend).get_run_log_by_id("r")
-    except RunLogNotFoundError:
-        return False
-    return True
 
 
 def found(store: Store) -> list[Finding]:
@@ -76,10 +35,6 @@ def repair(store: Store) -> maintenance.RepairReport:
     return maintenance.repair(Store(store.backend), settle_seconds=0, unconditional=True)
 
 
-def collect(store: Store) -> maintenance.Removed:
-    return maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, TOMORROW))
-
-
 def finish(store: Store) -> maintenance.Removed:
     """A collector whose rule lets no run go: he only finishes what was cut short."""
     return maintenance.remove_planned(
@@ -87,18 +42,8 @@ def finish(store: Store) -> maintenance.Removed:
     )
 
 
-def restore(store: Store) -> object:
-    return maintenance.restore_run(store, "r")
-
-
 def copy(source: Store, target: Store, **options: bool) -> maintenance.CopyReport:
     return maintenance.copy_runs(source, target, ["r"], **options)
-
-
-def requests_of(work: Callable[[Store], object], backend: Backend) -> int:
-    counting = Between(backend, 0, killed)
-    work(Store(counting))
-    return counting.requests
 
 
 def cut(work: Callable[[Store], object], backend: Backend, at: int) -> None:

@@ -4,83 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import pytest
 
-from chunkstore import ChunkedRunLogStore, ChunkStoreError, NotFoundError, RunLogNotFoundError, StepLog, maintenance
+import interruptions
+from chunkstore import ChunkStoreError, NotFoundError, StepLog, maintenance
 from chunkstore.backends import Backend
-from etags import Between, EtagMemory
-from places import memory
-
-Store = ChunkedRunLogStore
-PLACES: Final[dict[str, Callable[[], Backend]]] = {
-    "versions never come back": memory,
-    "versions are digests": lambda: EtagMemory(deletes=True),
-    "no conditional deletes": lambda: EtagMemory(deletes=False),
-}
-RULE: Final = maintenance.Retention(older_than=timedelta(days=1))
-TOMORROW: Final = datetime.now(UTC) + timedelta(days=2)
-
-
-class KilledError(BaseException):
-    """The process is gone."""
-
-
-def killed() -> None:
-    raise KilledError
+from etags import Between
+from interruptions import (
+    PLACES,
+    RULE,
+    TOMORROW,
+    KilledError,
+    Store,
+    collect,
+    killed,
+    requests_of,
+    restore,
+    stands,
+    whole,
+)
 
 
 def filled(backend: Backend, *, packed: bool) -> Store:
-    store = Store(backend)
-    store.create_run_log("r", tag="t")
-    store.set_parameters("r", {"a": 1})
-    for name in "xy":
-        store.add_step_log(StepLog(name=name, internal_name=name), "r")
-    store.update_run_log_status("r", "SUCCESS")
+    """With a pack there is also a chunk that was changed since."""
+    store = interruptions.filled(backend, packed=packed)
     if packed:
-        store.compact("r")
         store.add_step_log(StepLog(name="x", internal_name="x", message="changed since"), "r")
     return store
-
-
-def whole(store: Store) -> dict[str, Any]:
-    return Store(store.backend).get_run_log_by_id("r").model_dump()
-
-
-def collect(store: Store) -> maintenance.Removed:
-    return maintenance.remove_planned(store, maintenance.plan_gc(store, RULE, TOMORROW))
 
 
 def move(store: Store) -> object:
     return collect(store)
 
 
-def restore(store: Store) -> object:
-    return maintenance.restore_run(store, "r")
-
-
 def empty(store: Store) -> object:
     return maintenance.empty_trash(store, timedelta(0))
 
 
-def stands(store: Store) -> bool:
-    try:
-        Store(store.backend).get_run_log_by_id("r")
-    except RunLogNotFoundError:
-        return False
-    return True
-
-
 def in_trash(store: Store) -> list[str]:
     return [entry.run_id for entry in maintenance.list_trash(store)]
-
-
-def requests_of(work: Callable[[Store], object], backend: Backend) -> int:
-    counting = Between(backend, 0, killed)
-    work(Store(counting))
-    return counting.requests
 
 
 def leftovers(store: Store) -> list[str]:
