@@ -132,8 +132,9 @@ def _all(
 
 def made() -> typer.Typer:
     """The application, with all commands of the table."""
-    app = _typer("chunkstore", _all.__doc__)
-    app.callback()(_all)
+    text = _flowing(_all.__doc__ or "")
+    app = _typer("chunkstore", text)
+    app.callback(help=text)(_all)
     groups = {name: _typer(name, text) for name, text in GROUPS.items()}
     for command in COMMANDS:
         group, _, last = command.name.rpartition(" ")
@@ -148,6 +149,11 @@ def made() -> typer.Typer:
 def program() -> Callable[..., Any]:
     """What typer made of the application. It takes more time than most commands, so a process that calls several makes it once."""
     return typer.main.get_command(made())
+
+
+def _flowing(text: str) -> str:
+    """Paragraphs without the ends of the source's lines, which typer keeps."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _typer(name: str, text: str | None) -> typer.Typer:
