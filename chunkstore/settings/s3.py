@@ -15,7 +15,7 @@ def _without_credentials(url: str) -> str:
     return url
 
 
-_Endpoint = Annotated[str, AfterValidator(_without_credentials)]
+Endpoint = Annotated[str, AfterValidator(_without_credentials)]
 _NO_SECRET: Final = SecretStr("")
 
 
@@ -24,7 +24,7 @@ class S3StoreSettings(Settings):
 
     place_name: ClassVar[str] = "s3://"
 
-    endpoint_url: _Endpoint = ""
+    endpoint_url: Endpoint = ""
     """Of MinIO and its like; AWS's without it, or the environment's `AWS_ENDPOINT_URL`."""
     region: str = ""
     """The bucket's region."""
@@ -60,7 +60,7 @@ class S3StoreSettings(Settings):
     """What the role's owner asks for, where it belongs to another account."""
     session_duration_in_seconds: int = Field(default=900, ge=900, le=43_200)
     """How long credentials of the role live."""
-    sts_endpoint_url: _Endpoint = ""
+    sts_endpoint_url: Endpoint = ""
     """Of the service that gives the role's credentials."""
 
     server_side_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
