@@ -145,15 +145,20 @@ def configured(kind: str, keys: Mapping[str, object]) -> Configuration:
     require_type(kind)
     given = {key: value for key, value in keys.items() if value is not None}
     with _said_of(kind):
-        model = _model(kind, given)
-        if model is None:  # what the keys may be is not known before the URL is
-            return Configuration(kind, given)
+        model = check_keys(kind, given)
+    secret = secret_names(model) if model else frozenset()
+    return Configuration(kind, {key: _hidden(value) if key in secret else value for key, value in given.items()})
+
+
+def check_keys(kind: str, given: Mapping[str, object]) -> type[PlaceKeys] | None:
+    """What the keys of a type are; None where that hangs on a URL which is not filled yet. Raises as `configured` does."""
+    model = _model(kind, given)
+    if model is not None:
         _check_names(model, given)
         check_unfilled(model, given, {key for key, value in given.items() if has_placeholder(value)})
-        if kind == BY_URL:
-            check_shown(str(given["url"]).strip())
-    secret = secret_names(model)
-    return Configuration(kind, {key: _hidden(value) if key in secret else value for key, value in given.items()})
+    if kind == BY_URL:
+        check_shown(_text(given.get("url", "")).strip())
+    return model
 
 
 def _model(kind: str, keys: Mapping[str, object]) -> type[PlaceKeys] | None:

@@ -120,11 +120,15 @@ def _settings(place: Place) -> Iterator[ShownSetting]:
     is_s3 = place.url.lower().startswith("s3:")
     for name in type(checked).model_fields:
         if name in place.settings:
-            yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source=str(place.file))
+            yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source=_source(place, name))
         elif is_s3 and name in _OF_ENVIRONMENT:
             yield _of_environment(name)
         else:
             yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source="default")
+
+
+def _source(place: Place, name: str) -> str:
+    return str(place.file) if place.file else f"CHUNKSTORE_{name.upper()}"
 
 
 def _of_environment(name: str) -> ShownSetting:
