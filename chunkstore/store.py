@@ -70,7 +70,7 @@ class StoreSettings:
 
     retention_days: int = 90
     compress_above: int | None = 1_000_000
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = 30.0
     known_bytes: int = 64 << 20
     compact_at_end: bool = False
 

@@ -64,7 +64,11 @@ FLOORS = [
     ],
     ["merge", "marks", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
-    ["timeline", "comparison", "live", "config", "asynchronous", ""],
+    [
+        *("timeline", "comparison", "live"),
+        *("settings.general", "settings.local", "settings.memory", "settings.s3", "settings.database", "settings"),
+        *("config", "asynchronous", ""),
+    ],
     [
         *("integrations", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),

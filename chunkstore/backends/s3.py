@@ -74,7 +74,7 @@ class S3Backend:
         sse_kms_key_id: str = "",
         sse_customer_key: str = "",
         deadline: float = 30.0,
-        max_connections: int = 64,
+        max_connections: int = 20,
         conditional_writes: ConditionalWrites = "auto",
         lock_folder: str | os.PathLike[str] = "",
         engine: EngineName = "auto",

@@ -3,7 +3,7 @@
     run-log-store:
       type: chunkstore
       config:
-        url: runs/            # or s3://bucket/prefix, with the settings of chunkstore.Settings beside it
+        url: runs/            # or s3://bucket/prefix, with the settings of such a place beside it
 
 It holds settings and delegates. Nothing of a store is in it: runnable prints it, dumps it and pickles it into worker processes.
 """
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, SerializeAsAny, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from runnable import datastore, defaults, exceptions
 
-from chunkstore.config import Settings, check_shown, checked_settings, has_scheme, open_store
+from chunkstore.config import check_shown, checked_settings, has_scheme, open_checked
 from chunkstore.errors import (
     BranchLogNotFoundError,
     InvalidInputError,
@@ -31,6 +31,7 @@ from chunkstore.errors import (
 )
 from chunkstore.models import BranchLog, JobLog, RunLog, StepLog
 from chunkstore.schema import ParameterForm, Schema
+from chunkstore.settings import Settings
 from chunkstore.store import ChunkedRunLogStore
 from chunkstore.values import Json
 
@@ -66,15 +67,15 @@ RUNNABLE: Final = Schema(
 
 
 @lru_cache(maxsize=32)
-def _opened(url: str, settings: tuple[tuple[str, object], ...]) -> ChunkedRunLogStore:
+def _opened(url: str, settings: Settings) -> ChunkedRunLogStore:
     """One store per process and configuration: runnable unpickles ours for every branch that a worker is given."""
-    return open_store(url, schema=RUNNABLE, **dict(settings))
+    return open_checked(url, settings, schema=RUNNABLE)
 
 
-class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
+class ChunkStoreRunLogStore(datastore.BaseRunLogStore):
     """Run logs of runnable in a chunkstore; every method is as in runnable's base class, and raises runnable's errors.
 
-    `url` is required; the other keys are the settings of `chunkstore.Settings`. What is wrong with them is an
+    `url` is required; the other keys are the settings of the place that it names. What is wrong with them is an
     `InvalidInputError` that names the key.
     """
 
@@ -83,6 +84,7 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
     service_name: str = "chunkstore"
     supports_parallel_writes: bool = True
     url: str
+    settings: SerializeAsAny[Settings]
 
     _place: str = PrivateAttr("")
 
@@ -91,11 +93,13 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
             raise InvalidInputError(
                 "run-log-store of type chunkstore needs a url: a folder such as 'runs/', or 's3://bucket/prefix'"
             )
-        check_shown(str(config["url"]).strip())
+        if not isinstance(config["url"], str):
+            raise InvalidInputError(f"run-log-store of type chunkstore: the url must be text, not {config['url']!r}")
+        check_shown(config["url"].strip())
         own = datastore.BaseRunLogStore.model_fields.keys() | {"url"}
-        checked_settings({name: value for name, value in config.items() if name not in own})
+        settings = checked_settings(config["url"], {name: value for name, value in config.items() if name not in own})
         try:
-            super().__init__(**config)
+            super().__init__(**{"settings": settings} | {name: value for name, value in config.items() if name in own})
         except ValidationError as error:
             wrong = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False))
         else:
@@ -112,7 +116,7 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
     @property
     def store(self) -> ChunkedRunLogStore:
         """The store that all calls go to; with runnable's models."""
-        return _opened(self._place, tuple((name, _plain(getattr(self, name))) for name in Settings.model_fields))
+        return _opened(self._place, self.settings)
 
     def get_summary(self) -> dict[str, Any]:
         return self.store.get_summary()
@@ -190,10 +194,6 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
     def add_job_log(self, run_id: str, job_log: datastore.JobLog) -> None:
         with _runnables_errors():
             self.store.add_job_log(run_id, cast(JobLog, job_log))
-
-
-def _plain(setting: object) -> object:
-    return setting.get_secret_value() if isinstance(setting, SecretStr) else setting
 
 
 @contextmanager
