@@ -19,6 +19,7 @@ from chunkstore import waiting
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
 from chunkstore.backends.probe import EXACT, Root, Verdict, probe, recall, remember
+from chunkstore.backends.s3credentials import shown
 from chunkstore.backends.s3engine import require_engine
 from chunkstore.backends.s3fsengine import version_of
 from chunkstore.backends.s3server import Server, conflict
@@ -129,6 +130,12 @@ class S3Backend:
     def engine(self) -> str:
         """What sends the requests of this process: `s3fs` or `obstore`."""
         return self._server.engine.name
+
+    @property
+    def signed_as(self) -> str:
+        """Where the credentials of this process come from and until when they hold; empty before the first request. No secret."""
+        held = self._server.engine.credentials.held
+        return shown(held) if held is not None else ""
 
     @property
     def concurrency(self) -> int:

@@ -11,13 +11,22 @@ import difflib
 import functools
 import logging
 import os
+import ssl
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from chunkstore.backends.s3faults import NO_CREDENTIALS, Fault, UnsentError, answer_of, fault_of, response_of
+from chunkstore.backends.s3faults import (
+    CERTIFICATE,
+    NO_CREDENTIALS,
+    Fault,
+    UnsentError,
+    answer_of,
+    fault_of,
+    response_of,
+)
 from chunkstore.backends.s3settings import S3Settings
 
 _RENEW_BEFORE: Final = 900.0
@@ -57,7 +66,7 @@ class Held:
 
 
 class Credentials:
-    """What both engines sign with; one for each engine of a process, on whose loop it lives. botocore takes it for its own.
+    """What both engines sign with; one for each engine of a process, on whose loop it lives.
 
     All that want new ones at the same time share one request for them. While the present ones hold nobody waits for it, and
     nobody sees it fail.
@@ -68,7 +77,6 @@ class Credentials:
         self._held: Held | None = None
         self._renewing: asyncio.Task[Held] | None = None
         self._rests_until = 0.0
-        self.method = "explicit"
         self.renewals = 0
         """How often they were found. Whoever sends a request notes it, to say later which ones were refused."""
 
@@ -85,10 +93,6 @@ class Credentials:
         elif held.left() <= held.part_of_life(1 / 3, _RENEW_BEFORE) and time.time() >= self._rests_until:
             self._begin()
         return held.frozen
-
-    async def get_account_id(self) -> str | None:
-        """For botocore, which may put it into the address of an endpoint."""
-        return getattr(await self.get_frozen_credentials(), "account_id", None)
 
     async def renew(self, seen: int) -> bool:
         """Whether there are others than those that were refused; `seen` is what `renewals` was before that request."""
@@ -149,14 +153,29 @@ def _hear(done: asyncio.Task[Held]) -> None:
 
 
 class Provider:
-    """Gives a session these credentials, as its component `credential_provider`."""
+    """Gives a session of botocore these credentials, as its component `credential_provider`."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
 
-    async def load_credentials(self) -> Credentials:
-        """Whether they can be found shows when something is signed."""
-        return self._credentials
+    async def load_credentials(self) -> Any:
+        """Something that botocore takes for its own, and asks for what to sign each request with."""
+        return _asking()(self._credentials, await self._credentials.get_frozen_credentials())
+
+
+@functools.cache
+def _asking() -> Any:
+    from aiobotocore.credentials import AioCredentials
+
+    class Asking(AioCredentials):  # type: ignore[misc]
+        def __init__(self, credentials: Credentials, frozen: Any) -> None:
+            super().__init__(frozen.access_key, frozen.secret_key, frozen.token)
+            self._credentials = credentials
+
+        async def get_frozen_credentials(self) -> Any:
+            return await self._credentials.get_frozen_credentials()
+
+    return Asking
 
 
 def shown(held: Held) -> str:
@@ -202,6 +221,7 @@ async def found_by(settings: S3Settings) -> Held:
 async def _found(settings: S3Settings) -> Held:
     # Made anew each time: a session keeps what it read, also of files that were renewed meanwhile.
     session = session_for(settings)
+    _check_authority(settings)
     own = await _own(settings, session)
     held = await _of_role(settings, session, own) if settings.role_arn else own
     if held.left() <= 0:
@@ -210,6 +230,22 @@ async def _found(settings: S3Settings) -> Held:
             _fault("Renew them where they come from, and check the clock of this host."),
         )
     return held
+
+
+def _check_authority(settings: S3Settings) -> None:
+    name, path = "ca_bundle", settings.authority
+    if not path:
+        name = "AWS_CA_BUNDLE"
+        path = os.environ.get(name, "")
+    try:
+        if path:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:
+        what = "holds no certificates" if isinstance(error, ssl.SSLError) else "cannot be read"
+        raise UnsentError(
+            f"{name} {what}: {path}",
+            Fault(CERTIFICATE.what, "Name a file of certificates in PEM that this user may read."),
+        ) from error
 
 
 async def _own(settings: S3Settings, session: Any) -> Held:
@@ -367,6 +403,12 @@ def _lookup_failed(settings: S3Settings, error: Exception) -> UnsentError:
 def _fault(advice: str, *, transient: bool = False) -> Fault:
     """Nothing was sent, so a write may be sent again where trying again can help."""
     return Fault(NO_CREDENTIALS.what, advice, transient=transient, resend=transient)
+
+
+def not_in_time(seconds: float) -> UnsentError:
+    """Whoever gives the credentials did not within a request's deadline."""
+    said = f"whoever gives them did not answer within {seconds:g} s"
+    return UnsentError(said, _fault("Try again, or raise the deadline.", transient=True))
 
 
 def _may_pass(error: Exception) -> bool:

@@ -16,7 +16,7 @@ import fsspec.asyn
 from chunkstore.backends.contract import Blob, Condition
 from chunkstore.backends.s3credentials import Credentials, Provider, session_for
 from chunkstore.backends.s3encryption import for_s3fs
-from chunkstore.backends.s3faults import CERTIFICATE, Fault, StrangeReplyError, UnsentError
+from chunkstore.backends.s3faults import StrangeReplyError
 from chunkstore.backends.s3listing import parsers
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.process import NO_FORK
@@ -58,7 +58,6 @@ class S3fsEngine:
             if not self._open:
                 # First of all, and by ourselves: here it is known what is missing, and why.
                 await self.credentials.get_frozen_credentials()
-                _check_authority(self._settings)
                 fs = self._file_system(**_options(self._settings, self.credentials))
                 # Tries, not repetitions: 0 makes s3fs raise a TypeError instead of the error.
                 fs.retries = 1
@@ -151,14 +150,6 @@ def _style(settings: S3Settings) -> str:
     if settings.addressing_style == "auto":
         return "path" if settings.endpoint_url else ""
     return settings.addressing_style
-
-
-def _check_authority(settings: S3Settings) -> None:
-    if settings.authority and not os.access(settings.authority, os.R_OK):
-        raise UnsentError(
-            f"ca_bundle cannot be read: {settings.ca_bundle}",
-            Fault(CERTIFICATE.what, "Correct its name, or make it readable for this user."),
-        )
 
 
 def _hang_up(owner: int, open_now: list[S3FileSystem]) -> None:
