@@ -7,6 +7,8 @@
 from chunkstore.asynchronous import AsyncChunkedRunLogStore, open_async
 from chunkstore.compaction import Compaction
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
+from chunkstore.configfile import open_config
+from chunkstore.environment import open_from_environment
 from chunkstore.errors import (
     AlreadyExistsError,
     BackendUnavailableError,
@@ -97,4 +99,6 @@ __all__ = [
     "WriteStateUnknownError",
     "open",
     "open_async",
+    "open_config",
+    "open_from_environment",
 ]

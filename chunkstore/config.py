@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
-
-from pydantic import ValidationError
 
 from chunkstore.backends import Backend
 from chunkstore.errors import InvalidInputError, NotSupportedError
 from chunkstore.schema import OWN, Schema
 from chunkstore.settings import LocalSettings, MemorySettings, S3StoreSettings, Settings
+from chunkstore.settings.checking import checked, nearest_of
+from chunkstore.settings.placeholders import Secrets, filled, filled_url, finder, found_in, in_environment
 from chunkstore.store import ChunkedRunLogStore
 
 _MAX_PREFIX_BYTES: Final = 600  # of S3's 1,024 for a key; a run id and a chunk's name need the rest
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: `C:` is a drive
 
 
-def open_store(url: str | os.PathLike[str], *, schema: Schema = OWN, **settings: object) -> ChunkedRunLogStore:
+def open_store(
+    url: str | os.PathLike[str], *, schema: Schema = OWN, secrets: Secrets | None = None, **settings: object
+) -> ChunkedRunLogStore:
     """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, or `s3://bucket/prefix` (also MinIO and its like).
 
     Settings are the fields of `Settings`, and those that the kind of place adds: `LocalSettings`, `S3StoreSettings` and so on. S3
     credentials that are not given come from the usual places (environment, profile, role). Nothing is sent, except where
     `require` asks for a promise that only the server can tell about.
 
+    With `secrets`, a mapping or a function from names to texts, each `${name}` in the URL and in settings is filled from them, or else from
+    the environment, and `$$` is a dollar; without, every text is taken as it is.
+
     Raises `InvalidInputError` for a URL or a setting that cannot be used, naming the nearest known one or the kind of place that
     has it, and `NotSupportedError` where the place cannot promise what `require` asks for, or an extra is not installed.
     """
+    if secrets is not None:
+        find = finder(found_in(secrets), in_environment)
+        url = cast(str, filled_url(url, "url", find)) if isinstance(url, str) else url
+        settings = {name: filled(value, name, find) for name, value in settings.items()}
     return open_checked(url, checked_settings(url, settings), schema=schema)
 
 
 def open_checked(url: str | os.PathLike[str], settings: Settings, *, schema: Schema = OWN) -> ChunkedRunLogStore:
     """`open_store`, with settings that are checked already."""
-    backend = open_backend(url, settings)
+    backend = _mock(url) if settings.mock else open_backend(url, settings)
     if settings.require is not None:
         _require(backend, settings.require)
     return ChunkedRunLogStore(backend, settings=settings.for_store(), schema=schema)
@@ -49,14 +59,8 @@ def checked_settings(url: str | os.PathLike[str], settings: Mapping[str, object]
     model = settings_model(url)
     for name in settings:
         if name not in model.model_fields:
-            raise InvalidInputError(_unknown(name, model), name=name)
-    try:
-        return model.model_validate(dict(settings))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-    raise InvalidInputError(
-        f"settings cannot be used: {wrong}"
-    )  # not within `except`: the context would hold the values
+            raise InvalidInputError(unknown_setting(name, model), name=name)
+    return checked(model, settings, "settings cannot be used")
 
 
 def settings_model(url: str | os.PathLike[str]) -> type[Settings]:
@@ -64,16 +68,19 @@ def settings_model(url: str | os.PathLike[str]) -> type[Settings]:
     return _WAYS[scheme_of(url)].model
 
 
-def _unknown(name: str, model: type[Settings]) -> str:
-    """What to say of a setting that the place does not have: whose it is, or the nearest."""
+def unknown_setting(name: str, model: type[Settings], known: Collection[str] = ()) -> str:
+    """What to say of a setting that a place does not have: whose it is, or the nearest. `known` are its names, if not the fields."""
+    own = known or list(model.model_fields)
     others = {field: way.model.place_name for way in _WAYS.values() for field in way.model.model_fields}
     if name in others:
         return f"{name!r} is a setting of {others[name]}; {model.place_name} has none such: leave it out"
-    for known in (list(model.model_fields), list(others)):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        if close:
-            return f"there is no setting {name!r}; did you mean {close[0]!r}?"
-    return f"there is no setting {name!r}; known are: {', '.join(model.model_fields)}"
+    near = nearest_of(name, own) or nearest_of(name, list(others))
+    return f"there is no setting {name!r}; " + (f"did you mean {near!r}?" if near else f"known are: {', '.join(own)}")
+
+
+def schemes() -> dict[str, type[Settings]]:
+    """How places can be opened, each with its settings."""
+    return {scheme: way.model for scheme, way in _WAYS.items()}
 
 
 def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
@@ -105,6 +112,13 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
 def has_scheme(url: str) -> bool:
     """Whether this is a URL; otherwise it is a path."""
     return _SCHEME.match(url) is not None
+
+
+def _mock(url: str | os.PathLike[str]) -> Backend:
+    """Memory in the place's stead: the same for the same place, and nothing of the place is looked at."""
+    from chunkstore.backends.memory import MemoryBackend
+
+    return MemoryBackend(f"mock-{hashlib.sha256(os.fspath(url).encode(errors='surrogatepass')).hexdigest()[:12]}")
 
 
 def _open_local(url: str, settings: LocalSettings) -> Backend:

@@ -67,10 +67,11 @@ FLOORS = [
     [
         *("timeline", "comparison", "live"),
         *("settings.general", "settings.local", "settings.memory", "settings.s3", "settings.database", "settings"),
-        *("config", "asynchronous", ""),
+        *("settings.placeholders", "settings.checking", "settings.configs"),
+        *("config", "configuration", "configfile", "environment", "configschema", "asynchronous", ""),
     ],
     [
-        *("integrations", "integrations.runnable"),
+        *("integrations", "integrations.hosts", "integrations.configured", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
         *(
             "maintenance.progress",
@@ -139,6 +140,7 @@ EXTRAS = {
     "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
     "maintenance.importing_db_log": {"sqlalchemy"},
+    "configfile": {"ruamel"},
     "show": {"rich"},
     "timeline_chart": {"rich"},
 }

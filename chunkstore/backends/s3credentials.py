@@ -189,7 +189,10 @@ def session_for(settings: S3Settings) -> Any:
     """A session of botocore that looks where the settings say."""
     from aiobotocore.session import AioSession
 
-    profile = settings.profile or (settings.credentials_file and (os.environ.get("AWS_PROFILE") or "default"))
+    profile = settings.profile
+    if settings.names_another_file:
+        # Said, and not only meant: botocore then leaves the credentials of the environment alone.
+        profile = profile or os.environ.get("AWS_PROFILE") or "default"
     session = AioSession(profile=profile or None)
     if settings.credentials_file:
         session.set_config_variable("credentials_file", str(Path(settings.credentials_file).expanduser()))
@@ -288,7 +291,7 @@ async def _of_chain(settings: S3Settings, session: Any) -> Held:
 def _check_files(settings: S3Settings, session: Any) -> None:
     """A file that is not there is passed over by botocore, which takes the credentials from elsewhere."""
     file = session.get_config_variable("credentials_file")
-    if settings.credentials_file and not os.access(os.path.expanduser(file), os.R_OK):
+    if settings.names_another_file and not os.access(os.path.expanduser(file), os.R_OK):
         raise UnsentError(
             f"credentials_file cannot be read: {file}", _fault("Correct its name, or make it readable for this user.")
         )

@@ -19,6 +19,7 @@ AddressingStyle = Literal["auto", "path", "virtual"]
 Encryption = Literal["", "AES256", "aws:kms", "aws:kms:dsse"]
 
 _ENVIRONMENT: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_USUAL_FILE: Final = "~/.aws/credentials"
 _SHORTEST_SESSION: Final = 900
 _SESSION_NAME: Final = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 
@@ -37,7 +38,7 @@ class S3Settings:
     profile: str = ""
     """Of the files of AWS. Empty: the environment's, or the default one."""
     credentials_file: str = ""
-    """Instead of `~/.aws/credentials`. With it the credentials of the environment are not looked at."""
+    """Instead of `~/.aws/credentials`. With another one the credentials of the environment are not looked at."""
     use_credentials: bool = False
     """Credentials come from the variables of the environment that are named below, and from nowhere else."""
     access_key_name: str = _ENVIRONMENT[0]
@@ -92,12 +93,13 @@ class S3Settings:
             raise InvalidInputError("key and secret come together: give both, or neither")
         if self.token and not self.key:
             raise InvalidInputError("token belongs to key and secret: give all three, or none")
-        others = [name for name in ("key", "profile", "credentials_file") if getattr(self, name)]
+        given = {"key": self.key, "profile": self.profile, "credentials_file": self.names_another_file}
+        others = [name for name, value in given.items() if value]
         if self.use_credentials and others:
             raise InvalidInputError(
                 f"use_credentials takes the credentials from the environment, {others[0]} from elsewhere: leave one out"
             )
-        if self.key and self.credentials_file:
+        if self.key and self.names_another_file:
             raise InvalidInputError("the credentials are in key and secret, and in credentials_file: leave one out")
         if not self.use_credentials and self._variables != _ENVIRONMENT:
             raise InvalidInputError(
@@ -108,6 +110,11 @@ class S3Settings:
             raise InvalidInputError(
                 "a variable of the environment must have a name: leave the setting out for AWS's own"
             )
+
+    @property
+    def names_another_file(self) -> bool:
+        """Whether `credentials_file` is not where the credentials are anyway; the stores before had to be told of that one too."""
+        return self.credentials_file not in {"", _USUAL_FILE}
 
     @property
     def _variables(self) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from chunkstore.cli.opening import config_files, place_meant
 from chunkstore.cli.options import JsonOption, StoreOption
 from chunkstore.cli.output import Output
 from chunkstore.config import checked_settings, open_backend, settings_model
+from chunkstore.settings.checking import secret_names
 
 _STARS: Final = "**********"
 _OF_ENVIRONMENT: Final[Mapping[str, Sequence[str]]] = {
@@ -155,7 +156,7 @@ def _warnings(files: Iterable[ConfigFile]) -> Iterator[str]:
 
 
 def _secrets(table: Mapping[str, object]) -> Iterator[str]:
-    secret = settings_model(str(table["url"])).secret_names()
+    secret = secret_names(settings_model(str(table["url"])))
     return (key for key in table if key in secret and table[key])
 
 

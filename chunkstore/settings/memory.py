@@ -11,3 +11,4 @@ class MemorySettings(Settings):
     """Of a store in memory, `memory://name`: there are only the general ones."""
 
     place_name: ClassVar[str] = "memory"
+    of_one_process: ClassVar[bool] = True

@@ -15,7 +15,7 @@ def _without_credentials(url: str) -> str:
     return url
 
 
-_Endpoint = Annotated[str, AfterValidator(_without_credentials)]
+Endpoint = Annotated[str, AfterValidator(_without_credentials)]
 _NO_SECRET: Final = SecretStr("")
 
 
@@ -24,7 +24,7 @@ class S3StoreSettings(Settings):
 
     place_name: ClassVar[str] = "s3://"
 
-    endpoint_url: _Endpoint = ""
+    endpoint_url: Endpoint = ""
     """Of MinIO and its like; AWS's without it, or the environment's `AWS_ENDPOINT_URL`."""
     region: str = ""
     """The bucket's region."""
@@ -42,7 +42,7 @@ class S3StoreSettings(Settings):
     profile: str = ""
     """The profile in the files of AWS."""
     credentials_file: str = ""
-    """The file with the credentials of profiles, instead of `~/.aws/credentials`; the environment's are not looked at then."""
+    """The file with the credentials of profiles. With another one than `~/.aws/credentials` the environment's are not looked at."""
     use_credentials: bool = False
     """Take the credentials from the variables of the environment that are named below, and nowhere else."""
     access_key_name: str = "AWS_ACCESS_KEY_ID"
@@ -60,7 +60,7 @@ class S3StoreSettings(Settings):
     """What the role's owner asks for, where it belongs to another account."""
     session_duration_in_seconds: int = Field(default=900, ge=900, le=43_200)
     """How long credentials of the role live."""
-    sts_endpoint_url: _Endpoint = ""
+    sts_endpoint_url: Endpoint = ""
     """Of the service that gives the role's credentials: AWS's, unless it is said here. MinIO's own is at its endpoint."""
 
     server_side_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
@@ -79,7 +79,7 @@ class S3StoreSettings(Settings):
 
     def for_backend(self) -> dict[str, Any]:
         """What the backend takes as it is: all that is a bucket's own, secrets in the clear."""
-        own = type(self).model_fields.keys() - Settings.model_fields.keys()
+        own = S3StoreSettings.model_fields.keys() - Settings.model_fields.keys()
         return {name: _plain(getattr(self, name)) for name in own}
 
 

@@ -399,6 +399,12 @@ def in_environment(alone: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, A
     return {"use_credentials": True}, "the environment's AWS_ACCESS_KEY_ID"
 
 
+def with_the_usual_file(alone: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], str]:
+    """As configurations of magnus may say all that they could."""
+    settings, source = in_environment(alone, folder)
+    return {**settings, "credentials_file": "~/.aws/credentials"}, source
+
+
 def renamed(alone: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], str]:
     values = {"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other", "MY_KEY": "mine", "MY_SECRET": SECRET}
     for name, value in values.items():
@@ -408,7 +414,7 @@ def renamed(alone: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("way", [in_file, of_profile_in_file, of_default_file, in_environment, renamed])
+@pytest.mark.parametrize("way", [in_file, of_profile_in_file, of_default_file, in_environment, with_the_usual_file, renamed])
 def test_credentials_come_from_where_the_settings_say(
     way: Callable[..., tuple[dict[str, Any], str]],
     engine: str,

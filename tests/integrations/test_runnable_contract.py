@@ -111,7 +111,7 @@ def small_run(plugin: ChunkStoreRunLogStore, run_id: str = "r") -> str:
 
 def test_runnable_finds_the_store_by_its_name() -> None:
     (entry_point,) = importlib.metadata.entry_points(group="run_log_store", name="chunkstore")
-    assert entry_point.load() is ChunkStoreRunLogStore
+    assert type(entry_point.load()(url="runs")) is ChunkStoreRunLogStore
 
 
 @pytest.mark.parametrize("keys", ["config", "beside the type"])
@@ -129,11 +129,14 @@ def test_parallel_branches_are_allowed_except_in_memory(tmp_path: Path) -> None:
     assert ChunkStoreRunLogStore(url=str(tmp_path)).supports_parallel_writes is True
     assert ChunkStoreRunLogStore(url="Memory://").supports_parallel_writes is False
     assert ChunkStoreRunLogStore(url=str(tmp_path), supports_parallel_writes=False).supports_parallel_writes is False
+    assert ChunkStoreRunLogStore(url=str(tmp_path), supports_parallel_writes=False).store.supports_parallel_writes is False
+    with pytest.raises(InvalidInputError, match="memory is one process's own"):
+        ChunkStoreRunLogStore(url="memory://x", supports_parallel_writes=True)
 
 
 def test_a_missing_url_is_asked_for() -> None:
     for config in ({}, {"url": ""}, {"url": None}):
-        with pytest.raises(InvalidInputError, match=r"needs a url.*s3://"):
+        with pytest.raises(InvalidInputError, match=r"type chunkstore: url: it"):
             ChunkStoreRunLogStore(**config)
 
 
