@@ -414,7 +414,9 @@ def renamed(alone: pytest.MonkeyPatch, folder: Path) -> tuple[dict[str, Any], st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("way", [in_file, of_profile_in_file, of_default_file, in_environment, with_the_usual_file, renamed])
+@pytest.mark.parametrize(
+    "way", [in_file, of_profile_in_file, of_default_file, in_environment, with_the_usual_file, renamed]
+)
 def test_credentials_come_from_where_the_settings_say(
     way: Callable[..., tuple[dict[str, Any], str]],
     engine: str,
