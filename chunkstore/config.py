@@ -171,18 +171,10 @@ def _open_s3(url: str, settings: S3StoreSettings) -> Backend:
     return S3Backend(
         bucket=bucket,
         prefix=prefix.strip("/"),
-        endpoint_url=settings.endpoint_url,
-        key=settings.key.get_secret_value(),
-        secret=settings.secret.get_secret_value(),
-        token=settings.token.get_secret_value(),
-        region=settings.region,
-        profile=settings.profile,
         # The last try begins within the first half of ours. It is a put, which is read back when its reply is lost.
         deadline=settings.timeout_seconds / 4,
         max_connections=settings.max_connections,
-        conditional_writes=settings.conditional_writes,
-        lock_folder=settings.lock_folder,
-        engine=settings.engine,
+        **settings.for_backend(),
     )
 
 

@@ -52,6 +52,8 @@ FLOORS = [
             "backends.s3faults",
             "backends.s3settings",
             "backends.s3listing",
+            "backends.s3credentials",
+            "backends.s3encryption",
             "backends.s3fsengine",
             "backends.foreignthreads",
             "backends.obstoreengine",
@@ -125,9 +127,10 @@ IMPORTS_ONLY = {
 """Rooms that are pure, or know one thing only."""
 
 EXTRAS = {
-    "backends.s3fsengine": {"fsspec", "s3fs", "aiobotocore"},
+    "backends.s3credentials": {"aiobotocore", "botocore"},
+    "backends.s3fsengine": {"fsspec", "s3fs"},
     "backends.s3listing": {"aiobotocore"},
-    "backends.obstoreengine": {"obstore", "aiobotocore", "botocore"},
+    "backends.obstoreengine": {"obstore"},
     "backends.s3server": {"fsspec"},
     "backends.s3faults": {"botocore", "aiohttp"},
     "backends.hostlock": {"filelock"},

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 from chunkstore.backends.contract import ANY, Blob, Condition
 from chunkstore.backends.foreignthreads import outlast_them
+from chunkstore.backends.s3credentials import Credentials
+from chunkstore.backends.s3encryption import for_obstore
 from chunkstore.backends.s3faults import (
     ElsewhereError,
     StrangeReplyError,
@@ -80,10 +82,15 @@ class ObstoreEngine:
         """`s3fs`, where the first request has shown that obstore cannot do what is set."""
         return "s3fs" if self._unfit else "obstore"
 
+    @property
+    def credentials(self) -> Credentials:
+        """Those that s3fs signs with."""
+        return self._s3fs.credentials
+
     async def opened(self) -> object:
         """The client, made by whoever asks first, and anew when the credentials have changed; None where s3fs does all."""
         client = self._client
-        if client is None or await client.credentials.get_frozen_credentials() != client.frozen:
+        if client is None or await self.credentials.get_frozen_credentials() != client.frozen:
             async with self._opening:
                 client = self._client = await self._made(self._client)
         return client.store if client is not None else None
@@ -158,8 +165,7 @@ class ObstoreEngine:
 
     async def _made(self, old: _Client | None) -> _Client | None:
         fs = await self._s3fs.opened()
-        credentials = await _credentials(fs, self._settings)
-        frozen = await credentials.get_frozen_credentials()
+        frozen = await self.credentials.get_frozen_credentials()
         if old is not None and old.frozen == frozen:
             return old
         where = await _where(fs, self._settings)
@@ -175,11 +181,11 @@ class ObstoreEngine:
 
         store = S3Store(
             self._settings.bucket,
-            config=_config(where, frozen),
+            config=_config(self._settings, where, frozen),
             client_options=_options(self._settings, where),
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
         )
-        return _Client(store, credentials, frozen)
+        return _Client(store, frozen)
 
     def _give_way(self, reason: str) -> None:
         log.debug("s3fs takes over for %s: %s", self._settings.place, reason)
@@ -191,7 +197,6 @@ class _Client:
     """What sends, and the credentials that it was made with."""
 
     store: S3Store
-    credentials: Any
     frozen: Any
 
 
@@ -204,19 +209,6 @@ class _Where:
     in_host: bool
     """Does the bucket stand in the name of the host?"""
     authority: bytes
-
-
-async def _credentials(fs: Any, settings: S3Settings) -> Any:
-    """As s3fs would sign: the settings', or those of botocore's chain (environment, profile, files, roles), which renew themselves."""
-    from aiobotocore.credentials import AioCredentials
-    from botocore.exceptions import NoCredentialsError
-
-    if settings.key:
-        return AioCredentials(settings.key, settings.secret, settings.token or None)
-    found = await fs.session.get_credentials()
-    if found is None:
-        raise NoCredentialsError
-    return found
 
 
 async def _where(fs: Any, settings: S3Settings) -> _Where | str:
@@ -239,7 +231,8 @@ async def _where(fs: Any, settings: S3Settings) -> _Where | str:
     region = client.meta.region_name
     if region in {None, "aws-global"}:
         region = "us-east-1"
-    return _Where(endpoint, region, in_host, _authority(fs.session.get_config_variable("ca_bundle")))
+    authority = settings.authority or fs.session.get_config_variable("ca_bundle")
+    return _Where(endpoint, region, in_host, _authority(authority))
 
 
 def _authority(path: str | None) -> bytes:
@@ -247,7 +240,7 @@ def _authority(path: str | None) -> bytes:
     return Path(path).read_bytes() if path else b""
 
 
-def _config(where: _Where, frozen: Any) -> Any:
+def _config(settings: S3Settings, where: _Where, frozen: Any) -> Any:
     """All that the environment could say as well: obstore looks there for what is not given."""
     return {
         "access_key_id": frozen.access_key,
@@ -261,6 +254,7 @@ def _config(where: _Where, frozen: Any) -> Any:
         # Its own request for one object: not every server knows the one for many, and it answers 200 for what was refused.
         "disable_bulk_delete": True,
         "unsigned_payload": False,
+        **for_obstore(settings),
     }
 
 

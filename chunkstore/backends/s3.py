@@ -19,10 +19,17 @@ from chunkstore import waiting
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.hostlock import HostLocks
 from chunkstore.backends.probe import EXACT, Root, Verdict, probe, recall, remember
+from chunkstore.backends.s3credentials import shown
 from chunkstore.backends.s3engine import require_engine
 from chunkstore.backends.s3fsengine import version_of
 from chunkstore.backends.s3server import Server, conflict
-from chunkstore.backends.s3settings import ConditionalWrites, EngineName, S3Settings
+from chunkstore.backends.s3settings import (
+    AddressingStyle,
+    ConditionalWrites,
+    Encryption,
+    EngineName,
+    S3Settings,
+)
 from chunkstore.errors import BackendUnavailableError, NotSupportedError, WriteStateUnknownError
 from chunkstore.process import ProcessLocal
 
@@ -34,7 +41,7 @@ log = logging.getLogger(__name__)
 class S3Backend:
     """Keys are objects under the prefix of a bucket; versions are ETags without their quotes.
 
-    The versions of equal bytes are equal. Reads and deletes are tried up to four times within the deadline; a
+    The versions of equal bytes are equal, unless the server encrypts them with a key of KMS or of the customer's. Reads and deletes are tried up to four times within the deadline; a
     write is sent again only where the server was busy or never heard of it. The HTTP client of s3fs itself repeats a
     request once when a kept connection turns out dead: the `ConflictError` of a put can be the echo of its own first try.
 
@@ -52,6 +59,21 @@ class S3Backend:
         token: str = "",
         region: str = "",
         profile: str = "",
+        credentials_file: str | os.PathLike[str] = "",
+        use_credentials: bool = False,
+        access_key_name: str = "AWS_ACCESS_KEY_ID",
+        secret_access_key_name: str = "AWS_SECRET_ACCESS_KEY",  # noqa: S107 - the name of a variable
+        session_token_name: str = "AWS_SESSION_TOKEN",  # noqa: S107 - as above
+        role_arn: str = "",
+        role_session_name: str = "",
+        external_id: str = "",
+        session_duration_in_seconds: int = 900,
+        sts_endpoint_url: str = "",
+        addressing_style: AddressingStyle = "auto",
+        ca_bundle: str | os.PathLike[str] = "",
+        server_side_encryption: Encryption = "",
+        sse_kms_key_id: str = "",
+        sse_customer_key: str = "",
         deadline: float = 30.0,
         max_connections: int = 20,
         conditional_writes: ConditionalWrites = "auto",
@@ -67,6 +89,21 @@ class S3Backend:
             token=token,
             region=region,
             profile=profile,
+            credentials_file=os.fspath(credentials_file),
+            use_credentials=use_credentials,
+            access_key_name=access_key_name,
+            secret_access_key_name=secret_access_key_name,
+            session_token_name=session_token_name,
+            role_arn=role_arn,
+            role_session_name=role_session_name,
+            external_id=external_id,
+            session_duration_in_seconds=session_duration_in_seconds,
+            sts_endpoint_url=sts_endpoint_url,
+            addressing_style=addressing_style,
+            ca_bundle=os.fspath(ca_bundle),
+            server_side_encryption=server_side_encryption,
+            sse_kms_key_id=sse_kms_key_id,
+            sse_customer_key=sse_customer_key,
             deadline=deadline,
             max_connections=max_connections,
             conditional_writes=conditional_writes,
@@ -93,6 +130,12 @@ class S3Backend:
     def engine(self) -> str:
         """What sends the requests of this process: `s3fs` or `obstore`."""
         return self._server.engine.name
+
+    @property
+    def signed_as(self) -> str:
+        """Where the credentials of this process come from and until when they hold; empty before the first request. No secret."""
+        held = self._server.engine.credentials.held
+        return shown(held) if held is not None else ""
 
     @property
     def concurrency(self) -> int:

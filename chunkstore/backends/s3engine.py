@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from chunkstore.backends.contract import Blob, Condition
 from chunkstore.backends.obstoreengine import ObstoreEngine
+from chunkstore.backends.s3credentials import Credentials
 from chunkstore.backends.s3fsengine import Answer, S3fsEngine
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.errors import NotSupportedError
@@ -37,8 +38,13 @@ class Engine(Protocol):
         """What sends the requests."""
         ...
 
+    @property
+    def credentials(self) -> Credentials:
+        """What signs the requests."""
+        ...
+
     async def opened(self) -> object:
-        """Makes the client, if there is none yet: that takes time, and no request."""
+        """Makes the client, if there is none yet: that takes time, and no request but those that credentials need."""
         ...
 
     async def get(self, key: str) -> Blob:

@@ -55,6 +55,14 @@ class WireBrokeError(Exception):
     """No whole reply came through obstore: the connection broke, or nothing came for too long."""
 
 
+class UnsentError(Exception):
+    """A request that could not be made, for want of credentials or of a file that the settings name. It says itself what to do."""
+
+    def __init__(self, said: str, fault: Fault) -> None:
+        super().__init__(said)
+        self.fault = fault
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way in which a request can fail."""
@@ -87,6 +95,10 @@ REFUSED: Final = Fault(
     "access was refused",
     "Check the access key, the secret, and what they may do with this bucket and prefix.",
 )
+EXPIRED: Final = Fault(
+    "the credentials have expired",
+    "Renew them where they come from; those of a role (role_arn) are renewed by themselves.",
+)
 NO_CREDENTIALS: Final = Fault(
     "no usable credentials were found",
     "Give key and secret, or a profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
@@ -97,7 +109,7 @@ REGION: Final = Fault(
 )
 CERTIFICATE: Final = Fault(
     "the TLS connection could not be trusted",
-    "Check the certificate; AWS_CA_BUNDLE names a file of your own authority.",
+    "Check the certificate; the setting ca_bundle, or AWS_CA_BUNDLE, names a file of your own authority.",
 )
 REJECTED: Final = Fault("the server did not accept the request", "Check the bucket, the prefix and the endpoint.")
 FULL: Final = Fault("there is no room left", "Free some space or raise the quota, then repeat the call.")
@@ -123,10 +135,11 @@ CODES: Final[Mapping[str, Fault]] = {
         UNSUPPORTED: "NotImplemented XNotImplemented",
         REFUSED: (
             "AccessDenied AccountProblem AllAccessDisabled CredentialsNotSupported CrossLocationLoggingProhibited"
-            " ExpiredToken ExpiredTokenException Forbidden InvalidAccessKeyId InvalidPayer InvalidSecurity InvalidToken"
-            " MissingSecurityElement MissingSecurityHeader NotSignedUp SignatureDoesNotMatch TokenRefreshRequired"
+            " Forbidden InvalidAccessKeyId InvalidPayer InvalidSecurity InvalidToken InvalidTokenId"
+            " MissingSecurityElement MissingSecurityHeader NotSignedUp SignatureDoesNotMatch"
             " Unauthorized UnauthorizedAccess XMinioInvalidIAMCredentials"
         ),
+        EXPIRED: "ExpiredToken ExpiredTokenException TokenRefreshRequired",
         CLOCK: "RequestTimeTooSkewed RequestExpired",
         REGION: (
             "AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidLocationConstraint"
@@ -204,6 +217,10 @@ def fault_of(error: BaseException) -> Fault | None:
     """What an exception of s3fs, botocore or aiohttp means; None for one that is none of theirs (a programming error)."""
     links = list(_chain(error))
     for link in links:
+        # First of all: what the giver of credentials answered says nothing about the server.
+        if isinstance(link, UnsentError):
+            return link.fault
+    for link in links:
         if (response := response_of(link)) is not None:
             return _fault_of_response(response)
     for link in links:
@@ -215,11 +232,30 @@ def fault_of(error: BaseException) -> Fault | None:
 def answer_of(error: BaseException) -> str:
     """What the server said, or else the exception itself, in one line for people."""
     for link in _chain(error):
+        if isinstance(link, UnsentError):
+            return str(link)
         if (response := response_of(link)) is not None:
             code, status = _code_of(response), _status_of(response)
             return f"{status} {code}" if code != str(status) else code
     said = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
     return _CREDENTIALS.sub("//***@", said)[:300]  # botocore shows the endpoint as it was given
+
+
+def doubts_credentials(error: BaseException) -> bool:
+    """Whether the server refused credentials that may have run out. Nothing was done then.
+
+    MinIO forgets expired ones, and AWS answers a HEAD with a bare 400, since it has no body to say more in.
+    """
+    for link in _chain(error):
+        if isinstance(link, UnsentError):
+            return False
+        if (response := response_of(link)) is not None:
+            code = _code_of(response)
+            return CODES.get(code) is EXPIRED or code in _DOUBTS
+    return False
+
+
+_DOUBTS: Final = {"InvalidAccessKeyId", "InvalidToken", "InvalidTokenId", "400"}
 
 
 def obstore_said(error: Exception, key: str) -> Exception:

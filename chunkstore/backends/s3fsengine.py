@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import functools
 import io
 import logging
 import os
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import fsspec.asyn
 
 from chunkstore.backends.contract import Blob, Condition
+from chunkstore.backends.s3credentials import Credentials, Provider, session_for
+from chunkstore.backends.s3encryption import for_s3fs
 from chunkstore.backends.s3faults import StrangeReplyError
 from chunkstore.backends.s3listing import parsers
 from chunkstore.backends.s3settings import S3Settings
@@ -46,6 +47,7 @@ class S3fsEngine:
 
         self._file_system = s3fs.S3FileSystem
         self._settings = settings
+        self.credentials = Credentials(settings)
         self._opening = asyncio.Lock()
         self._open: list[S3FileSystem] = []
         weakref.finalize(self, _hang_up, os.getpid(), self._open)
@@ -54,7 +56,9 @@ class S3fsEngine:
         """The client, made by whoever asks first."""
         async with self._opening:
             if not self._open:
-                fs = self._file_system(**_options(self._settings))
+                # First of all, and by ourselves: here it is known what is missing, and why.
+                await self.credentials.get_frozen_credentials()
+                fs = self._file_system(**_options(self._settings, self.credentials))
                 # Tries, not repetitions: 0 makes s3fs raise a TypeError instead of the error.
                 fs.retries = 1
                 await fs.set_session()
@@ -107,18 +111,12 @@ def _headers(condition: Condition) -> dict[str, str]:
     return {"IfMatch": f'"{condition.version}"'} if condition.kind == "unchanged" else {}
 
 
-def _options(settings: S3Settings) -> dict[str, Any]:
+def _options(settings: S3Settings, credentials: Credentials) -> dict[str, Any]:
     """What s3fs is made with."""
-    from aiobotocore.session import AioSession
-
-    session = AioSession(profile=settings.profile or None)
-    # It holds what botocore knows about S3, some 0.1 s of parsing that each forked worker would repeat.
-    session.register_component("data_loader", _service_models())
+    session = session_for(settings)
+    session.register_component("credential_provider", Provider(credentials))
     session.register_component("response_parser_factory", parsers())
     return {
-        "key": settings.key or None,
-        "secret": settings.secret or None,
-        "token": settings.token or None,
         "endpoint_url": settings.endpoint_url or None,
         "session": session,
         # Leaves loop and closing to us: s3fs's own finaliser talks to inherited sockets in a forked child.
@@ -127,7 +125,12 @@ def _options(settings: S3Settings) -> dict[str, Any]:
         # It would hide what others write.
         "use_listings_cache": False,
         "max_concurrency": 1,
-        "client_kwargs": {"region_name": settings.region} if settings.region else {},
+        # Here and not at each call, which s3fs writes into its log, a customer's key included.
+        "s3_additional_kwargs": for_s3fs(settings),
+        "client_kwargs": {
+            **({"region_name": settings.region} if settings.region else {}),
+            **({"verify": settings.authority} if settings.authority else {}),
+        },
         "config_kwargs": {
             "max_pool_connections": settings.max_connections,
             "connect_timeout": min(CONNECT_TIMEOUT, settings.deadline),
@@ -137,16 +140,16 @@ def _options(settings: S3Settings) -> dict[str, Any]:
             # Older servers refuse the checksums that botocore adds by default.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
-            **({"s3": {"addressing_style": "path"}} if settings.endpoint_url else {}),
+            **({"s3": {"addressing_style": style}} if (style := _style(settings)) else {}),
         },
     }
 
 
-@functools.cache
-def _service_models() -> Any:
-    from aiobotocore.session import AioSession
-
-    return AioSession().get_component("data_loader")
+def _style(settings: S3Settings) -> str:
+    """The `auto` of botocore would put the bucket before the name of any host: MinIO and its like know it by the path."""
+    if settings.addressing_style == "auto":
+        return "path" if settings.endpoint_url else ""
+    return settings.addressing_style
 
 
 def _hang_up(owner: int, open_now: list[S3FileSystem]) -> None:

@@ -20,8 +20,9 @@ import fsspec.asyn
 from chunkstore import waiting
 from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition
+from chunkstore.backends.s3credentials import not_in_time, shown
 from chunkstore.backends.s3engine import Engine, engine_for
-from chunkstore.backends.s3faults import Fault, answer_of, fault_of
+from chunkstore.backends.s3faults import Fault, UnsentError, answer_of, doubts_credentials, fault_of
 from chunkstore.backends.s3fsengine import Answer, running_loop
 from chunkstore.backends.s3settings import S3Settings
 from chunkstore.errors import (
@@ -202,18 +203,22 @@ class Server:
         log.debug("%s %r in %s", request.verb, request.key, self._settings.place)
         tries = 0
         last: Exception | None = None
+        perhaps_sent = sending = False
         end = asyncio.get_running_loop().time() + self._settings.deadline
         try:
             async with asyncio.timeout(self._settings.deadline):
                 while True:
                     tries += 1
+                    sending = False
                     try:
-                        return await once()
+                        await self.engine.credentials.get_frozen_credentials()
+                        sending = True
+                        return await self._signed(once)
                     except Exception as error:
                         fault = fault_of(error)
                         if fault is None:
                             raise
-                        last = error
+                        last, perhaps_sent = error, perhaps_sent or fault.landed
                         if tries > len(PAUSES) or not _may_repeat(request, fault):
                             raise self._failed(request, fault, error, tries) from error
                         pause = PAUSES[tries - 1] * random.uniform(0.5, 1.5)
@@ -222,7 +227,20 @@ class Server:
                             raise self._failed(request, fault, error, tries) from error
                     await asyncio.sleep(pause)
         except TimeoutError as error:
+            if not sending and not perhaps_sent:
+                unsent = last if isinstance(last, UnsentError) else not_in_time(self._settings.deadline)
+                raise self._failed(request, unsent.fault, unsent, tries) from last
             raise self._failed(request, s3faults.LATE, last or error, tries) from (last or error)
+
+    async def _signed(self, once: Callable[[], Awaitable[T]]) -> T:
+        """`once`, and once more where it was refused for credentials that have run out, and there are others now."""
+        seen = self.engine.credentials.renewals
+        try:
+            return await once()
+        except Exception as error:
+            if not doubts_credentials(error) or not await self.engine.credentials.renew(seen):
+                raise
+        return await once()
 
     def _failed(self, request: Request, fault: Fault, error: BaseException, tries: int) -> ChunkStoreError:
         """The table's fault as the contract's error."""
@@ -245,6 +263,9 @@ class Server:
 
     def _message(self, request: Request, fault: Fault, error: BaseException, tries: int) -> str:
         said = f"after {self._settings.deadline:g} s" if fault is s3faults.LATE else answer_of(error)
+        held = self.engine.credentials.held
+        if held is not None and fault in {s3faults.REFUSED, s3faults.EXPIRED}:
+            said = f"{said}, asked as {shown(held)}"
         times = f", {tries} tries" if tries > 1 else ""
         return f"cannot {request.verb} {request.key!r} in {self._settings.place}: {fault.what} ({said}{times}). {fault.advice}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -29,9 +29,9 @@ class S3StoreSettings(Settings):
     region: str = ""
     """The bucket's region."""
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    """Where the bucket's name stands in a request: in the path, or before the host's name."""
+    """Where the bucket's name stands in a request: in the path, or before the host's name. `auto`: in the path with an `endpoint_url`."""
     ca_bundle: str = ""
-    """A file with the certificates that the server's is checked against."""
+    """A file with the certificates that the server's, and that of STS, is checked against."""
 
     key: SecretStr = _NO_SECRET
     """The access key's id."""
@@ -42,9 +42,9 @@ class S3StoreSettings(Settings):
     profile: str = ""
     """The profile in the files of AWS."""
     credentials_file: str = ""
-    """The file with the credentials of profiles."""
+    """The file with the credentials of profiles. With another one than `~/.aws/credentials` the environment's are not looked at."""
     use_credentials: bool = False
-    """Take the credentials from variables of the environment and nowhere else."""
+    """Take the credentials from the variables of the environment that are named below, and nowhere else."""
     access_key_name: str = "AWS_ACCESS_KEY_ID"
     """The variable that has the access key's id."""
     secret_access_key_name: str = "AWS_SECRET_ACCESS_KEY"  # noqa: S105  the name of a variable
@@ -53,7 +53,7 @@ class S3StoreSettings(Settings):
     """The variable that has the session token."""
 
     role_arn: str = ""
-    """A role to assume; its credentials renew themselves."""
+    """A role to assume with the credentials that were found; its own renew themselves."""
     role_session_name: str = ""
     """How the role's session is called in AWS's logs."""
     external_id: str = ""
@@ -61,14 +61,14 @@ class S3StoreSettings(Settings):
     session_duration_in_seconds: int = Field(default=900, ge=900, le=43_200)
     """How long credentials of the role live."""
     sts_endpoint_url: Endpoint = ""
-    """Of the service that gives the role's credentials."""
+    """Of the service that gives the role's credentials: AWS's, unless it is said here. MinIO's own is at its endpoint."""
 
     server_side_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
     """How the server encrypts what it stores."""
     sse_kms_key_id: str = ""
     """The key of AWS KMS that it encrypts with."""
     sse_customer_key: SecretStr = _NO_SECRET
-    """Your own key, which the server encrypts with and forgets."""
+    """Your own key, 32 bytes in base64, which the server encrypts with and forgets: without it nobody can read the runs."""
 
     conditional_writes: Literal["auto", "require", "off"] = "auto"
     """What to do where the server ignores conditions; `require` refuses it, `off` never sends them."""
@@ -76,3 +76,12 @@ class S3StoreSettings(Settings):
     """What sends the requests; `auto` takes obstore where it is installed, able and safe."""
     lock_folder: str = ""
     """Where the lock files of this host are, for servers that ignore conditions; by default in the user's cache folder."""
+
+    def for_backend(self) -> dict[str, Any]:
+        """What the backend takes as it is: all that is a bucket's own, secrets in the clear."""
+        own = S3StoreSettings.model_fields.keys() - Settings.model_fields.keys()
+        return {name: _plain(getattr(self, name)) for name in own}
+
+
+def _plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.server
 import importlib.util
 import multiprocessing
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,8 +390,10 @@ def test_renewed_credentials_are_used_from_the_next_request_on(
     alone.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with contextlib.closing(backend_at(f"http://127.0.0.1:{heard.port}", tmp_path, engine="obstore", region="r")) as s3:
         s3.get(KEY)
-        # As a role's credentials do when they run out.
-        s3._server.engine._client.credentials.access_key = "new"  # type: ignore[attr-defined]
+        alone.setenv("AWS_ACCESS_KEY_ID", "new")
+        credentials = s3._server.engine.credentials
+        assert credentials.held is not None
+        credentials._held = dataclasses.replace(credentials.held, expires=time.time())
         s3.get(KEY)
     assert [told(one)[2] for one in heard.requests] == ["old r", "new r"]
 
