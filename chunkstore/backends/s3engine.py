@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Final, Protocol
 
 from chunkstore.backends.contract import Blob, Condition
@@ -98,7 +98,7 @@ def engine_for(settings: S3Settings) -> Engine:
 def shared_engine(settings: S3Settings) -> Share[Engine]:
     """A share in the engine of this process for these settings, where the environment and botocore's files say the same. Nothing is sent."""
     connection = replace(settings, prefix="", conditional_writes="auto", lock_folder="")  # the rest is the backend's
-    return _ENGINES.get().join((connection, _surroundings()), functools.partial(engine_for, connection))
+    return _ENGINES.get().join((connection, _surroundings(connection)), functools.partial(engine_for, connection))
 
 
 def leave_engine(share: Share[Engine]) -> None:
@@ -112,11 +112,14 @@ _OBEYED: Final = re.compile(r"AWS_.+|BOTO_CONFIG|HOME|(HTTPS?|ALL|NO)_PROXY|SSL_
 """Variables that decide where an engine connects to and as whom."""
 
 
-def _surroundings() -> tuple[object, ...]:
+def _surroundings(settings: S3Settings) -> tuple[object, ...]:
     """What an engine finds out for itself: a store that is opened after a new login must not get the old one's credentials."""
+    obeyed = sorted((name, value) for name, value in os.environ.items() if _OBEYED.fullmatch(name))
+    named = [
+        os.environ.get(text) for text in astuple(settings) if isinstance(text, str)
+    ]  # settings that name a variable
     files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
-    variables = sorted((name, value) for name, value in os.environ.items() if _OBEYED.fullmatch(name))
-    return *variables, *(_state_of(os.environ.get(name) or usual) for name, usual in files.items())
+    return *obeyed, *named, *(_state_of(os.environ.get(name) or usual) for name, usual in files.items())
 
 
 def _state_of(path: str) -> tuple[int, ...]:
