@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import big_map
 import pytest
 
+import big_map
 import chunkstore
 from chunkstore import ChunkedRunLogStore
 from servers import S3Server

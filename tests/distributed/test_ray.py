@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import big_map
 import pytest
 
+import big_map
 import chunkstore
 from chunkstore import ChunkedRunLogStore
 from places import between
