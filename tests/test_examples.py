@@ -12,7 +12,19 @@ from chunkstore.backends import Blob
 from chunkstore.testing import BackendSuite
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PLAIN = ["02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py"]
+
+
+def needing(package: str, example: str) -> Any:
+    """An example that skips where its package is missing; `tox -e distributed` has them all."""
+    missing = importlib.util.find_spec(package) is None
+    return pytest.param(example, marks=pytest.mark.skipif(missing, reason=f"{package} is not installed"))
+
+
+PLAIN = [
+    *("02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py"),
+    needing("distributed", "07_dask.py"),
+    needing("ray", "08_ray.py"),
+]
 
 
 def expected(example: Path) -> list[str]:

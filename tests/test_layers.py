@@ -51,6 +51,7 @@ FLOORS = [
             "backends.probe",
             "backends.s3faults",
             "backends.s3settings",
+            "backends.sharing",
             "backends.s3listing",
             "backends.s3credentials",
             "backends.s3encryption",

@@ -9,8 +9,10 @@ import functools
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import astuple, replace
 from typing import Final, Protocol
 
 from chunkstore.backends.contract import Blob, Condition
@@ -18,8 +20,9 @@ from chunkstore.backends.obstoreengine import ObstoreEngine
 from chunkstore.backends.s3credentials import Credentials
 from chunkstore.backends.s3fsengine import Answer, S3fsEngine
 from chunkstore.backends.s3settings import S3Settings
+from chunkstore.backends.sharing import Share, Sharing
 from chunkstore.errors import NotSupportedError
-from chunkstore.process import was_inherited
+from chunkstore.process import ProcessLocal, was_inherited
 
 OLDEST_OBSTORE: Final = (0, 12)
 """Older ones delete by a request that not every server knows."""
@@ -96,6 +99,42 @@ def engine_for(settings: S3Settings) -> Engine:
             raise NotSupportedError(f"engine is obstore, which is installed and cannot be loaded: {error}") from error
         log.warning("s3fs takes over from obstore, which is installed and cannot be loaded: %s", error)
         return S3fsEngine(settings)
+
+
+def shared_engine(settings: S3Settings) -> Share[Engine]:
+    """A share in the engine of this process for these settings, where the environment and botocore's files say the same. Nothing is sent."""
+    connection = replace(settings, prefix="", conditional_writes="auto", lock_folder="")  # the rest is the backend's
+    return _ENGINES.get().join((connection, _surroundings(connection)), functools.partial(engine_for, connection))
+
+
+def leave_engine(share: Share[Engine]) -> None:
+    """Gives a share back; the last one closes the connections."""
+    _ENGINES.get().leave(share)
+
+
+_ENGINES: Final[ProcessLocal[Sharing[Engine]]] = ProcessLocal(Sharing)
+
+_OBEYED: Final = re.compile(r"AWS_.+|BOTO_CONFIG|HOME|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_.+|\w+_CA_BUNDLE", re.IGNORECASE)
+"""Variables that decide where an engine connects to and as whom."""
+
+
+def _surroundings(settings: S3Settings) -> tuple[object, ...]:
+    """What an engine finds out for itself: a store that is opened after a new login must not get the old one's credentials."""
+    obeyed = sorted((name, value) for name, value in os.environ.items() if _OBEYED.fullmatch(name))
+    named = [
+        os.environ.get(text) for text in astuple(settings) if isinstance(text, str)
+    ]  # settings that name a variable
+    usual = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    files = [os.environ.get(name) or path for name, path in usual.items()]
+    return *obeyed, *named, *(_state_of(path) for path in [*files, settings.credentials_file, settings.ca_bundle] if path)
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(os.path.expanduser(path))
+    except (OSError, ValueError):
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _takes_obstore(settings: S3Settings) -> bool:

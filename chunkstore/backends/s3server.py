@@ -21,7 +21,7 @@ from chunkstore import waiting
 from chunkstore.backends import s3faults
 from chunkstore.backends.contract import ANY, Blob, Condition
 from chunkstore.backends.s3credentials import not_in_time, shown
-from chunkstore.backends.s3engine import Engine, engine_for
+from chunkstore.backends.s3engine import Engine, leave_engine, shared_engine
 from chunkstore.backends.s3faults import Fault, UnsentError, answer_of, doubts_credentials, fault_of
 from chunkstore.backends.s3fsengine import Answer, running_loop
 from chunkstore.backends.s3settings import S3Settings
@@ -64,12 +64,12 @@ class Server:
     def __init__(self, settings: S3Settings) -> None:
         self.under = f"{settings.root.prefix}/" if settings.root.prefix else ""
         self._settings = settings
-        self._engine: ProcessLocal[Engine] = ProcessLocal(functools.partial(engine_for, settings))
+        self._share = ProcessLocal(functools.partial(shared_engine, settings))
 
     @property
     def engine(self) -> Engine:
-        """What sends the requests in this process."""
-        return self._engine.get()
+        """What sends the requests in this process, for all backends with equal settings."""
+        return self._share.get().value
 
     def get(self, key: str) -> Blob:
         return self._run(self._get(key))
@@ -85,7 +85,10 @@ class Server:
         self._run(self._delete(Request("delete", key, condition=condition)))
 
     def close(self) -> None:
-        self.engine.close()
+        """Lets the connections go that no other backend of this process uses."""
+        if self._share.is_made:
+            share, self._share = self._share.get(), ProcessLocal(functools.partial(shared_engine, self._settings))
+            leave_engine(share)
 
     async def _get(self, key: str) -> Blob:
         return await self._insist(Request("read", key), functools.partial(self.engine.get, self.under + key))
@@ -285,7 +288,7 @@ class Server:
             running.cancel()
 
     def _ready_loop(self) -> asyncio.AbstractEventLoop:
-        waiting.value_of(self._engine)
+        waiting.value_of(self._share)
         return _loop()
 
     def _stuck(self) -> NoReturn:

@@ -200,7 +200,7 @@ class ScriptedServer:
         self.script: deque[str] = deque()
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
-        self.busy = self.most_busy = 0
+        self.busy = self.most_busy = self.connections = 0
         self.lock = threading.Lock()
         self.over = threading.Event()
         handler = type("Handler", (_Handler,), {"told": self})
@@ -241,6 +241,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self.told.lock:
+            self.told.connections += 1
 
     def handle_expect_100(self) -> bool:
         goes_on = super().handle_expect_100()
@@ -365,6 +367,7 @@ def told(scripted: ScriptedServer) -> Iterator[ScriptedServer]:
     """The scripted server, with nothing to do yet."""
     scripted.objects.clear()
     scripted.headers.clear()
+    scripted.connections = 0
     scripted.say()
     yield scripted
     scripted.say()
@@ -1084,6 +1087,77 @@ def test_close_really_closes_and_it_may_be_used_again(s3: S3Backend, told: Scrip
         assert getattr(engine, "_client", None) is None
         assert getattr(engine, "_s3fs", engine)._open == []
     s3.close()
+
+
+@pytest.fixture(params=["s3fs", pytest.param("obstore", marks=needs_obstore)])
+def either(request: pytest.FixtureRequest, told: ScriptedServer, tmp_path: Path) -> Callable[..., S3Backend]:
+    """Backends on the scripted server, with each engine."""
+    usual = {"bucket": "b", "endpoint_url": told.url, "region": "r", "lock_folder": tmp_path, "engine": request.param}
+    return lambda **settings: S3Backend(**{**usual, "key": "k", "secret": SECRET, **settings})
+
+
+def test_all_that_a_process_unpickles_and_opens_alike_shares_one_connection(
+    either: Callable[..., S3Backend], told: ScriptedServer
+) -> None:
+    told.objects[KEY] = told.objects[f"p/{KEY}"] = b"x"
+    pickled = pickle.dumps(either())
+    backends = [*(pickle.loads(pickled) for _ in range(40)), *(either() for _ in range(10)), either(prefix="p")]
+    assert [backend.get(KEY).data for backend in backends] == [b"x"] * 51
+    assert told.connections == 1
+    for backend in backends:
+        backend.close()
+
+
+def test_tasks_that_drop_their_backend_leave_the_connection_to_the_next_task(
+    either: Callable[..., S3Backend], told: ScriptedServer
+) -> None:
+    told.objects[KEY] = b"x"
+    pickled = pickle.dumps(either())
+    for _ in range(4):
+        assert pickle.loads(pickled).get(KEY).data == b"x"
+        gc.collect()
+    assert told.connections == 1
+
+
+def test_whoever_closes_hangs_up_on_nobody_else(either: Callable[..., S3Backend], told: ScriptedServer) -> None:
+    told.objects[KEY] = b"x"
+    with contextlib.closing(either()) as stays, ThreadPoolExecutor(1) as other:
+        assert stays.get(KEY).data == b"x"
+        busy = threading.Event()
+        reading = other.submit(lambda: [busy.set() or stays.get(KEY).data for _ in range(100)])
+        busy.wait()
+        for _ in range(10):
+            leaves = either()
+            assert leaves.get(KEY).data == b"x"
+            leaves.close()
+        assert reading.result() == [b"x"] * 100
+    assert told.connections <= 3  # two at once, and one that the pool opened ahead
+
+
+@pytest.mark.parametrize("change", ["environment", "file"])
+def test_a_store_that_is_opened_after_a_new_login_takes_the_new_credentials(
+    either: Callable[..., S3Backend],
+    told: ScriptedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    told.objects[KEY] = b"x"
+    credentials = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+
+    def log_in(name: str) -> None:
+        if change == "environment":
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        else:
+            credentials.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = {SECRET}\n")
+
+    for name in ("FIRST", "THESECOND"):
+        log_in(name)
+        with contextlib.closing(either(key="", secret="")) as backend:
+            assert backend.get(KEY).data == b"x"
+        assert f"Credential={name}/" in {key.lower(): value for key, value in told.headers[-1].items()}["authorization"]
 
 
 def test_settings_are_values() -> None:
