@@ -17,6 +17,9 @@ from chunkstore.errors import (
     FormatError,
     InvalidInputError,
     JobLogNotFoundError,
+    LeaseError,
+    LeaseHeldError,
+    LeaseLostError,
     NewerFormatError,
     NotFoundError,
     NotSupportedError,
@@ -29,6 +32,7 @@ from chunkstore.errors import (
     WriteStateUnknownError,
 )
 from chunkstore.following import RunChange
+from chunkstore.leases import Lease, WorkerLease
 from chunkstore.models import (
     TERMINAL,
     BranchLog,
@@ -67,6 +71,10 @@ __all__ = [
     "JobLog",
     "JobLogNotFoundError",
     "JsonParameter",
+    "Lease",
+    "LeaseError",
+    "LeaseHeldError",
+    "LeaseLostError",
     "MetricParameter",
     "NewerFormatError",
     "NotFoundError",
@@ -90,6 +98,7 @@ __all__ = [
     "StepLogNotFoundError",
     "StorageFullError",
     "StoreSettings",
+    "WorkerLease",
     "WriteStateUnknownError",
     "open",
     "open_async",
