@@ -213,6 +213,7 @@ class Chunks:
             raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
         content = _edited(change.edit, stored)
         if content == stored.chunk.content and not (change.always or change.barrier):
+            self._fences(stored)  # a later holder of the lease wrote the very same, perhaps
             return _Outcome(landed=True, stored=stored)
         return self._replace(stored, Chunk(stored.chunk.envelope, content), change.barrier, pauses)
 
