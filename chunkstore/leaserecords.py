@@ -219,7 +219,8 @@ def raise_highest(backend: Backend, generation: int, pauses: Iterator[None]) -> 
         facts: dict[str, object] = {"format": FORMAT, "generation": generation, "token": secrets.token_hex(8)}
         try:
             backend.put(HIGHEST, _signed(facts), unchanged(version) if version else FOUND, barrier=True)
-            return
         except (ConflictError, BackendUnavailableError) as failure:
             if isinstance(failure, BackendUnavailableError) and not _may_have_landed(failure):
                 raise
+        else:
+            return

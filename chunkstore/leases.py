@@ -296,17 +296,19 @@ class Lease:
             raise self._lost_error()
 
     def _lose(self, reason: str) -> None:
-        """Once; told in the log and to whoever asked to be told."""
+        """Once; told to whoever asked to be told, or as a warning in the log."""
         with self._losing.get():
             if self._reason:
                 return
             self._reason = reason
-        log.warning("%s is lost: %s", self._what, reason)
-        if self._on_loss is not None:
-            try:
-                self._on_loss(self)
-            except Exception:
-                log.exception("what should be done at the loss of %s failed", self._what)
+        if self._on_loss is None:
+            log.warning("%s is lost: %s", self._what, reason)
+            return
+        log.info("%s is lost: %s", self._what, reason)
+        try:
+            self._on_loss(self)
+        except Exception:
+            log.exception("what should be done at the loss of %s failed", self._what)
 
     def _start(self) -> None:
         """Starts what renews it, and what notices the loss while a renewal hangs. Both end when nobody has the lease any more."""

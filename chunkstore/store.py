@@ -600,7 +600,7 @@ class ChunkedRunLogStore:
         """Takes a lease of a run, which need not be there yet: two that ask for the same name never hold it at once. See `chunkstore.leases`.
 
         It is renewed by a thread every third of `ttl` seconds; with `heartbeat=False` by `Lease.renew`, called by you. Where another process holds it, it is waited for
-        `wait` seconds: until it is released, or was not renewed for its whole `ttl`. `on_loss` is called once, in the thread that notices.
+        `wait` seconds: until it is released, or was not renewed for its whole `ttl`. `on_loss` is called once, in the thread that notices; without it the loss is logged as a warning.
         `holder` is told to others; user, host and process, if not given.
 
         Raises `LeaseHeldError`; `NotSupportedError` where the place has no conditional writes, or `across_hosts` is asked for and it keeps

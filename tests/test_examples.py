@@ -12,7 +12,7 @@ from chunkstore.backends import Blob
 from chunkstore.testing import BackendSuite
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PLAIN = ["02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py"]
+PLAIN = ["02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py", "06_one_executor.py"]
 
 
 def expected(example: Path) -> list[str]:

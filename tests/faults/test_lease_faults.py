@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -130,7 +131,8 @@ def write(store: ChunkedRunLogStore, verb: str, name: str) -> None:
 def stopped(pid: int) -> None:
     """Returns once the process is stopped."""
     found, status = os.waitpid(pid, os.WUNTRACED)
-    assert found == pid and os.WIFSTOPPED(status)
+    assert found == pid
+    assert os.WIFSTOPPED(status)
 
 
 def content(backend: Backend) -> dict[str, bytes]:
@@ -170,7 +172,9 @@ def test_a_holder_that_was_stopped_past_its_ttl_writes_nothing_any_more(backend:
 
 @on("elsewhere")
 @pytest.mark.parametrize(("verb", "key"), [("status", "r/run.json"), ("step", "r/step.LATE.json")])
-def test_one_that_is_stopped_between_its_check_and_its_write_leaves_nothing(backend: Backend, verb: str, key: str) -> None:
+def test_one_that_is_stopped_between_its_check_and_its_write_leaves_nothing(
+    backend: Backend, verb: str, key: str
+) -> None:
     store = founded(backend)
     with holder(backend) as (pid, pipe):
         pipe.send(("stop at", key))
@@ -235,7 +239,9 @@ def test_another_time_of_day_changes_nothing(tmp_path: Path, jump: float) -> Non
 
 
 @pytest.mark.parametrize("cut", ["closed", "silent"])
-def test_a_holder_whose_network_is_cut_notices_before_another_has_it(request: pytest.FixtureRequest, tmp_path: Path, cut: str) -> None:
+def test_a_holder_whose_network_is_cut_notices_before_another_has_it(
+    request: pytest.FixtureRequest, tmp_path: Path, cut: str
+) -> None:
     server = request.getfixturevalue("minio_server")
     near = in_bucket(server, tmp_path)
     store = founded(near)
@@ -289,10 +295,12 @@ def contend(backend: Backend, times: int, seed: int) -> list[tuple[int, float, f
 @on("local", "elsewhere", "minio")
 def test_of_eight_contenders_one_has_it_at_any_moment_and_generations_rise(backend: Backend, tally: Tally) -> None:
     store = founded(backend)
-    held = sorted(one for some in at_once(contend, [(backend, between(3, 25), seed) for seed in range(8)]) for one in some)
+    held = sorted(
+        one for some in at_once(contend, [(backend, between(3, 25), seed) for seed in range(8)]) for one in some
+    )
     generations = [generation for generation, _, _ in held]
     assert len(set(generations)) == len(generations) == 8 * between(3, 25)
-    assert all(before[2] <= after[1] for before, after in zip(held, held[1:], strict=False))
+    assert all(before[2] <= after[1] for before, after in itertools.pairwise(held))
     config = again(store).get_run_config("r")
     written = sorted(int(name.removeprefix("by ")) for name in config if name.startswith("by "))
     assert config.get("last", 0) == max(written, default=0)  # nobody wrote over a later one
