@@ -18,6 +18,9 @@ from chunkstore.errors import (
     FormatError,
     InvalidInputError,
     JobLogNotFoundError,
+    LeaseError,
+    LeaseHeldError,
+    LeaseLostError,
     NewerFormatError,
     NotFoundError,
     NotSupportedError,
@@ -30,6 +33,7 @@ from chunkstore.errors import (
     WriteStateUnknownError,
 )
 from chunkstore.following import RunChange
+from chunkstore.leases import Lease, WorkerLease
 from chunkstore.models import (
     TERMINAL,
     BranchLog,
@@ -70,6 +74,10 @@ __all__ = [
     "JobLog",
     "JobLogNotFoundError",
     "JsonParameter",
+    "Lease",
+    "LeaseError",
+    "LeaseHeldError",
+    "LeaseLostError",
     "LocalSettings",
     "MemorySettings",
     "MetricParameter",
@@ -96,6 +104,7 @@ __all__ = [
     "StepLogNotFoundError",
     "StorageFullError",
     "StoreSettings",
+    "WorkerLease",
     "WriteStateUnknownError",
     "open",
     "open_async",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, S
 from chunkstore.backends import Backend
 from chunkstore.config import open_store
 from chunkstore.errors import NotSupportedError
+from chunkstore.leases import Lease, WorkerLease
 from chunkstore.process import ProcessLocal
 from chunkstore.schema import OWN, Schema
 from chunkstore.settings.placeholders import Secrets
@@ -203,6 +204,15 @@ class AsyncChunkedRunLogStore:
     create_job_log = _plain(ChunkedRunLogStore.create_job_log)
     get_job_log = _twin(ChunkedRunLogStore.get_job_log)
     add_job_log = _twin(ChunkedRunLogStore.add_job_log)
+
+    lease = _twin(ChunkedRunLogStore.lease)
+
+    async def fenced(self, lease: Lease | WorkerLease) -> AsyncChunkedRunLogStore:
+        """A store for the lease's run whose writes raise `LeaseLostError` once the lease is lost.
+
+        Await it; all else is as `ChunkedRunLogStore.fenced` says.
+        """
+        return AsyncChunkedRunLogStore(await self._run(ChunkedRunLogStore.fenced, self.store, lease))
 
     create_attempt_log = _plain(ChunkedRunLogStore.create_attempt_log)
     create_code_identity = _plain(ChunkedRunLogStore.create_code_identity)

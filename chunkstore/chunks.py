@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chunkstore import codec, keys, marks, packs, waiting
 from chunkstore.backends import CREATE, FOUND, Backend, Blob, Condition, Entry, unchanged
@@ -25,6 +25,7 @@ from chunkstore.codec import NO_WRITERS, Chunk, Envelope
 from chunkstore.errors import (
     AlreadyExistsError,
     BackendUnavailableError,
+    ChunkStoreError,
     ConflictError,
     FormatError,
     InvalidInputError,
@@ -53,6 +54,24 @@ _WINDOW: Final = 1_000  # chunks in memory, where a run is streamed
 _MAX_WRITERS: Final = 64
 _NONE_SEEN: Final[Mapping[str, str]] = {}
 _REREADS: Final = (0.005, 0.02, 0.08, 0.3)  # seconds; only where a reader may meet half an object
+
+
+class Fence(Protocol):
+    """A lease under which chunks are written: each carries its generation, and one that carries a later one is not replaced."""
+
+    @property
+    def name(self) -> str:
+        """Of the lease; generations of other names say nothing about this one."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """How often the lease was taken before, and once more."""
+        ...
+
+    def overtaken(self, key: str, generation: int) -> ChunkStoreError:
+        """The error to raise where a chunk was written under a later generation: the lease is lost."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +151,11 @@ class Chunks:
         clock: HybridClock | None = None,
         announce: Announce | None = None,
         known_for_seconds: float = 0.0,
+        fence: Fence | None = None,
     ) -> None:
         self.backend = backend
         self._announce = announce
+        self._fence = fence
         self._compress_above = compress_above
         self._timing = timing or Timing()
         self._known_for_seconds = known_for_seconds
@@ -203,6 +224,7 @@ class Chunks:
             raise ObjectNotFoundError(f"{key} is being deleted from {self.backend.place}", key=key)
         content = _edited(change.edit, stored)
         if content == stored.chunk.content and not (change.always or change.barrier):
+            self._fences(stored)  # a later holder of the lease wrote the very same, perhaps
             return _Outcome(landed=True, stored=stored)
         return self._replace(stored, Chunk(stored.chunk.envelope, content), change.barrier, pauses)
 
@@ -699,7 +721,7 @@ class Chunks:
         replaced: Stored | None,
     ) -> _Outcome:
         number = next(session.numbers)
-        chunk = Chunk(_signed(chunk.envelope, session.name, number), chunk.content)
+        chunk = Chunk(_signed(chunk.envelope, session.name, number, self._fences(replaced)), chunk.content)
         data = codec.encode(chunk, compress_above=self._compress_above)
         if replaced is not None:
             self._put_note(replaced, chunk, session.name, number, pauses)
@@ -728,6 +750,17 @@ class Chunks:
                 self.known.forget(key)
                 raise ObjectNotFoundError(f"{key} was deleted from {self.backend.place} meanwhile", key=key)
             # Nothing changed there: a passing fault, or a conflict with a write that then failed.
+
+    def _fences(self, replaced: Stored | None) -> Mapping[str, int]:
+        """What a chunk is marked with that is written now. Raises where what it takes the place of was written by a later holder of the lease."""
+        fence = self._fence
+        if fence is None:
+            return codec.NO_FENCES
+        if replaced is not None:
+            later = replaced.chunk.envelope.fences.get(fence.name, 0)
+            if later > fence.generation:
+                raise fence.overtaken(replaced.key, later)
+        return {fence.name: fence.generation}
 
     def _put_note(self, replaced: Stored, chunk: Chunk, session: str, number: int, pauses: Iterator[None]) -> None:
         """Announces a write, where somebody must know of it before it happens."""
@@ -994,11 +1027,13 @@ def _may_have_landed(failure: BackendUnavailableError) -> bool:
     return failure.transient or isinstance(failure, WriteStateUnknownError)
 
 
-def _signed(envelope: Envelope, session: str, number: int) -> Envelope:
+def _signed(envelope: Envelope, session: str, number: int, fences: Mapping[str, int]) -> Envelope:
     """With this session's last write; of more than `_MAX_WRITERS` sessions the one that wrote longest ago goes."""
     writers = {name: last for name, last in envelope.writers.items() if name != session}
     while len(writers) >= _MAX_WRITERS:
         del writers[next(iter(writers))]
     writers[session] = number
-    run, kind, name, scope, created_at, _, deleted, founded, packed = envelope
-    return Envelope(run, kind, name, scope, created_at, writers, deleted, founded, packed)
+    run, kind, name, scope, created_at, _, deleted, founded, packed, before = envelope
+    if fences:
+        fences = {**before, **fences}
+    return Envelope(run, kind, name, scope, created_at, writers, deleted, founded, packed, fences or before)

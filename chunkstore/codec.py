@@ -41,6 +41,7 @@ _TRUTHS: Final = frozenset({bool})
 
 
 NO_WRITERS: Final[Mapping[str, int]] = {}
+NO_FENCES: Final[Mapping[str, int]] = {}
 
 
 class Envelope(NamedTuple):
@@ -49,7 +50,7 @@ class Envelope(NamedTuple):
     `created_at` is the time of its first write, the same for ever. `writers` has, for each session that wrote it, the number
     of that session's last write. `deleted` marks the header of a run that is being deleted. `founded` says to which run of this
     id a chunk belongs: the `created_at` of its header, as far as the chunk's first writer knew it. `packed` marks the header of a
-    run that has a pack, or is about to get one.
+    run that has a pack, or is about to get one. `fences` has, for each lease under which the chunk was written, its generation at the last such write.
     """
 
     run: str
@@ -61,6 +62,7 @@ class Envelope(NamedTuple):
     deleted: bool = False
     founded: str = ""
     packed: bool = False
+    fences: Mapping[str, int] = NO_FENCES
 
 
 class Chunk(NamedTuple):
@@ -121,12 +123,15 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         facts.get("deleted", False),
         facts.get("founded", ""),
         facts.get("packed", False),
+        facts.get("fences", NO_FENCES),
     )
-    run, kind, name, scope, created_at, writers, deleted, founded, packed = envelope
+    run, kind, name, scope, created_at, writers, deleted, founded, packed, fences = envelope
     if {type(run), type(kind), type(name), type(scope), type(created_at), type(founded)} != _TEXTS:
         raise TypeError("names and times are texts")
     if set(map(type, writers.values())) - _INTEGERS:
         raise TypeError("writers are numbered")
+    if fences and set(map(type, fences.values())) - _INTEGERS:
+        raise TypeError("generations are numbers")
     if {type(deleted), type(packed)} != _TRUTHS:
         raise TypeError("deleted and packed are truth values")
     if not is_stamp(envelope.created_at):
@@ -158,6 +163,8 @@ def _facts(chunk: Chunk) -> dict[str, object]:
         facts["deleted"] = True
     if envelope.packed:
         facts["packed"] = True
+    if envelope.fences:
+        facts["fences"] = dict(envelope.fences)
     if chunk.content.exact:
         facts["exact"] = dict(chunk.content.exact)
     return facts

@@ -11,6 +11,9 @@
     ├── AlreadyExistsError
     │   └── RunLogExistsError
     ├── ConflictError                  a condition that no longer held
+    ├── LeaseError
+    │   ├── LeaseHeldError             somebody else has it
+    │   └── LeaseLostError             nothing may be written under it any more
     ├── InvalidInputError              (also a ValueError)
     ├── FormatError                    damaged bytes
     │   └── NewerFormatError           written by a newer chunkstore
@@ -76,6 +79,34 @@ class RunLogExistsError(AlreadyExistsError):
 
 class ConflictError(ChunkStoreError):
     """A condition of a write no longer held: somebody else wrote in between. Nothing was written."""
+
+
+class LeaseError(ChunkStoreError):
+    """Something about a lease, whose name is in `name`."""
+
+
+class LeaseHeldError(LeaseError):
+    """Another process holds the lease: `holder` says who, `since` since when by its clock, `generation` which holding it is."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        holder: str = "",
+        since: str = "",
+        generation: int = 0,
+        run_id: str = "",
+        name: str = "",
+        key: str = "",
+    ) -> None:
+        super().__init__(message, run_id=run_id, name=name, key=key)
+        self.holder = holder
+        self.since = since
+        self.generation = generation
+
+
+class LeaseLostError(LeaseError):
+    """The lease is not held any more: it expired, was taken over or released. What was to be written was refused."""
 
 
 class InvalidInputError(ChunkStoreError, ValueError):

@@ -9,7 +9,7 @@ A key has two parts, `run/chunk`:
     parameter.alpha.json              a parameter of the run
     parameter@map.eu@alpha.json       a parameter of the branch `map.eu`
 
-Beside them there may be `whole.pack`, which is no chunk: the pack of the run.
+Beside them there may be `whole.pack`, which is no chunk: the pack of the run. Its leases are in no run's folder: `.leases/run@name.json`.
 
 The mapping is total, readable for ordinary names, and no two names share a key. Letters, digits, space and `-_.+=,~()`
 stand for themselves; every other byte of the UTF-8 form is `%XX`. A name too long for a file name keeps a readable head and
@@ -30,6 +30,8 @@ from chunkstore.errors import InvalidInputError
 
 SUFFIX: Final = ".json"
 PACK: Final = "whole.pack"
+LEASES: Final = ".leases/"
+"""The start of the keys of all leases."""
 MAX_RUN_ID_BYTES: Final = 200
 _MAX_FILE_NAME: Final = 255  # bytes; ext4, XFS, APFS, NTFS and MinIO agree
 _DIGEST_LENGTH: Final = 32
@@ -147,6 +149,18 @@ def pack(run_id: str) -> str:
     meanwhile comes to the pack later than that, and shows it.
     """
     return f"{folder_of(run_id)}/{PACK}"
+
+
+def lease(run_id: str, name: str) -> str:
+    """The object key of a lease: in no run's folder, so that no reader, listing or copy of the run meets it."""
+    limit = _MAX_FILE_NAME - MAX_RUN_ID_BYTES - len("@") - len(SUFFIX)
+    return f"{LEASES}{folder_of(run_id)}@{_escape(_named('lease', name), limit)}{SUFFIX}"
+
+
+def run_of_lease(key: str) -> str | None:
+    """The run whose lease has this key; None for a key that is no lease's."""
+    folder, at, _ = key.removeprefix(LEASES).partition("@")
+    return run_id_of(folder) if at and key.startswith(LEASES) and key.endswith(SUFFIX) else None
 
 
 def run_of_prefix(prefix: str) -> str | None:

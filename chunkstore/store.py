@@ -36,9 +36,11 @@ from chunkstore.errors import (
     StepLogNotFoundError,
     StorageFullError,
 )
+from chunkstore.fencing import FencedBackend, fence_of
 from chunkstore.following import Follower, RunChange, streamed
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
+from chunkstore.leases import Lease, WorkerLease, take
 from chunkstore.marks import Mark, mark_of
 from chunkstore.models import (
     TERMINAL,
@@ -104,14 +106,17 @@ class ChunkedRunLogStore:
         self.backend = backend
         self.settings = settings
         self.schema = schema
+        self._timing = timing or Timing.of(backend, settings.timeout_seconds)
+        self._clock = clock or HybridClock()
         self._chunks = Chunks(
             backend,
             compress_above=settings.compress_above,
             known_bytes=settings.known_bytes,
-            timing=timing or Timing.of(backend, settings.timeout_seconds),
-            clock=clock,
+            timing=self._timing,
+            clock=self._clock,
             announce=index.doubt,
             known_for_seconds=settings.known_for_seconds,
+            fence=fence_of(backend),
         )
         origins = Origins()
         self._index = index.Index(backend)
@@ -582,6 +587,78 @@ class ChunkedRunLogStore:
         with self._in_run(run_id):
             self._writer.job(run_id, job_log)
         self.update_run_log_status(run_id, job_log.status)
+
+    # Leases
+
+    def lease(
+        self,
+        run_id: str,
+        name: str = "executor",
+        ttl: float = 30.0,
+        *,
+        wait: float = 0.0,
+        holder: str = "",
+        on_loss: Callable[[Lease], object] | None = None,
+        across_hosts: bool = False,
+        heartbeat: bool = True,
+    ) -> Lease:
+        """Takes a lease of a run, which need not be there yet: two that ask for the same name never hold it at once. See `chunkstore.leases`.
+
+        It is renewed by a thread every third of `ttl` seconds; with `heartbeat=False` by `Lease.renew`, called by you. Where another process holds it, it is waited for
+        `wait` seconds: until it is released, or was not renewed for its whole `ttl`. `on_loss` is called once, in the thread that notices; without it the loss is logged as a warning.
+        `holder` is told to others; user, host and process, if not given.
+
+        Raises `LeaseHeldError`; `NotSupportedError` where the place has no conditional writes, or `across_hosts` is asked for and it keeps
+        only one host's processes apart. Two requests, four the first time; one for each look while it waits, five in a `ttl`; one for each renewal.
+        """
+        return take(
+            self.backend,
+            run_id,
+            name,
+            ttl,
+            wait=wait,
+            holder=holder,
+            on_loss=on_loss,
+            across_hosts=across_hosts,
+            heartbeat=heartbeat,
+        )
+
+    def fenced(self, lease: Lease | WorkerLease) -> ChunkedRunLogStore:
+        """A store for the lease's run whose writes raise `LeaseLostError` once the lease is lost; `chunkstore.fencing` says exactly what is certain.
+
+        A new holder's generation is put into the run's header, so that no earlier holder can write that any more: two requests, one where there is no run yet; three for one
+        that was copied from elsewhere. None for a `WorkerLease`. The store's writes cost what they cost, and on local disk one request more each, as a worker's do everywhere. Pickled, it writes under a `WorkerLease`.
+        It has a cache of its own, and writes no other run (`InvalidInputError`).
+        """
+        if lease.place != self.backend.place:
+            raise InvalidInputError(
+                f"the lease {lease.name!r} is one of {lease.place}, and this store is {self.backend.place}",
+                name=lease.name,
+            )
+        inner = self.backend.inner if isinstance(self.backend, FencedBackend) else self.backend
+        store = ChunkedRunLogStore(
+            FencedBackend(inner, lease),
+            settings=self.settings,
+            schema=self.schema,
+            timing=self._timing,
+            clock=self._clock,
+        )
+        if isinstance(lease, Lease):
+            store._take_run(lease)
+        return store
+
+    def _take_run(self, lease: Lease) -> None:
+        """Writes the header as it is, with the lease's generation."""
+        header = keys.header(lease.run_id)
+        try:
+            before = self._chunks.read(header).chunk.envelope.fences.get(lease.name, 0)
+            if before > lease.generation:  # the run was copied, or its lease's record removed by hand
+                lease.rise_above(before)
+            self._chunks.change(Change(header, lambda content: content, always=True))
+        except ObjectNotFoundError:
+            log.debug("run %r is not there yet, or goes", lease.run_id)
+        except FormatError as error:
+            log.warning("%s; an earlier holder of the lease %r may still write it", error, lease.name)
 
     # Parts that are not stored on their own
 

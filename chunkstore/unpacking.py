@@ -118,6 +118,7 @@ def _merged(packed: Chunk, loose: Stored) -> Chunk:
 
 
 def _both(packed: Envelope, loose: Envelope) -> Envelope:
-    """The first one's envelope, with the writers of both."""
+    """The first one's envelope, with the writers and fences of both."""
     last = {name: max(number, packed.writers.get(name, 0)) for name, number in loose.writers.items()}
-    return packed._replace(writers={**packed.writers, **last})
+    fences = {name: max(number, packed.fences.get(name, 0)) for name, number in loose.fences.items()}
+    return packed._replace(writers={**packed.writers, **last}, fences={**packed.fences, **fences})

@@ -60,7 +60,8 @@ def test_a_twin_has_the_signature_of_its_call_and_names_it(name: str) -> None:
     call, twin = CALLS[name], getattr(AsyncChunkedRunLogStore, name)
     ours = list(inspect.signature(twin).parameters.values())[1:]
     assert ours == list(inspect.signature(call).parameters.values())[1:]
-    assert inspect.signature(twin).return_annotation == inspect.signature(call).return_annotation
+    returned = inspect.signature(call).return_annotation
+    assert inspect.signature(twin).return_annotation == {"fenced": "AsyncChunkedRunLogStore"}.get(name, returned)
     assert twin.__qualname__ == f"AsyncChunkedRunLogStore.{name}"
     assert twin.__module__ == "chunkstore.asynchronous"
     if name != "close":

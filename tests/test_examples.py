@@ -21,7 +21,7 @@ def needing(package: str, example: str) -> Any:
 
 
 PLAIN = [
-    *("02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py"),
+    *("02_library.py", "03_many_processes.py", "04_own_backend.py", "05_async.py", "06_one_executor.py"),
     needing("distributed", "07_dask.py"),
     needing("ray", "08_ray.py"),
 ]

@@ -63,8 +63,8 @@ FLOORS = [
         ),
         *("backends.memory", "backends.local", "backends.localstrays", "backends.s3"),
     ],
-    ["merge", "marks", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly"],
-    ["watching", "reading", "following", "writing", "queries", "compaction", "store"],
+    ["merge", "marks", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly", "leaserecords"],
+    ["watching", "reading", "following", "writing", "queries", "compaction", "leases", "fencing", "store"],
     [
         *("timeline", "comparison", "live"),
         *("settings.general", "settings.local", "settings.memory", "settings.s3", "settings.database", "settings"),
@@ -92,6 +92,7 @@ FLOORS = [
             "maintenance.importing_db_log",
             "maintenance.imports",
         ),
+        "maintenance.leasekeeping",
         *("maintenance.moving", "maintenance.retention", "maintenance.removal", "maintenance.trash"),
         *("maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
         *("maintenance.verification", "maintenance.repair"),

@@ -7,6 +7,7 @@ Nothing here has a default body: a default is convenient for whoever writes a ba
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -150,4 +151,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Lets connections go. The backend may be used again afterwards."""
+        ...
+
+
+@runtime_checkable
+class Excluding(Protocol):
+    """A backend all of whose users are on this host, so that it can keep the others out for a moment. No part of the contract.
+
+    Where there is it, what a lease says and the write that depends on it are one step; see `chunkstore.leases`.
+    """
+
+    def excluding(self, key: str) -> AbstractContextManager[None]:
+        """A block in which nobody else is in such a block of the same key; the verbs may be called inside. Ends with its process.
+
+        Raises `BackendUnavailableError` where others are in it until the backend's deadline.
+        """
         ...

@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -81,6 +81,8 @@ class LocalBackend:
         self._numbers = itertools.count()
         self.deadline = deadline
         self._locks = HostLocks(Path(self.root, ".locks"), timeout=deadline)
+        # Apart from the others, and always taken before them: a block of `excluding` puts, which takes one of those.
+        self._exclusions = HostLocks(Path(self.root, ".locks", "leases"), timeout=deadline)
         self._syncs = Syncs(self.root, durability, f"{self.root}/.locks/barrier")
 
     @property
@@ -231,6 +233,10 @@ class LocalBackend:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+    def excluding(self, key: str) -> AbstractContextManager[None]:
+        """See `chunkstore.backends.Excluding`."""
+        return self._exclusions.holding(key)
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"

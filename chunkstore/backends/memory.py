@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from chunkstore import waiting
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.errors import ConflictError, ObjectNotFoundError
 from chunkstore.process import ProcessLocal
@@ -26,6 +28,7 @@ class _Space:
 
     def __init__(self) -> None:
         self.lock = ProcessLocal(threading.Lock)  # another thread may hold it at the moment of a fork
+        self.exclusion = ProcessLocal(threading.Lock)  # one for all keys: its holders do little
         self.objects: dict[str, Blob] = {}
         self.puts = 0
         # In each version: a pack keeps those of its chunks, and may be copied to where others have counted as far.
@@ -103,3 +106,9 @@ class MemoryBackend:
 
     def close(self) -> None:
         """Nothing to let go; the objects stay."""
+
+    @contextmanager
+    def excluding(self, key: str) -> Iterator[None]:
+        """See `chunkstore.backends.Excluding`."""
+        with waiting.holding(self._space.exclusion.get()):
+            yield

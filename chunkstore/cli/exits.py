@@ -15,6 +15,7 @@ from chunkstore.errors import (
     ConflictError,
     FormatError,
     InvalidInputError,
+    LeaseError,
     NotFoundError,
     NotSupportedError,
 )
@@ -51,6 +52,7 @@ CODES: Final[Mapping[type[ChunkStoreError], Code]] = {
     NotFoundError: Code.NOT_FOUND,
     ConflictError: Code.CONFLICT,
     AlreadyExistsError: Code.CONFLICT,
+    LeaseError: Code.CONFLICT,
     BackendUnavailableError: Code.UNREACHABLE,
 }
 """Subclasses have the code of the class that they come from, unless they are here themselves."""

@@ -10,6 +10,7 @@ from chunkstore.maintenance.exporting import ExportReport, Unexported, export
 from chunkstore.maintenance.findings import Finding, Kind, Severity
 from chunkstore.maintenance.import_report import ImportReport, Refusal
 from chunkstore.maintenance.imports import import_runs
+from chunkstore.maintenance.leasekeeping import LeaseFound, SweptLeases, list_leases, sweep_leases, written_under
 from chunkstore.maintenance.moving import Trashed
 from chunkstore.maintenance.packing import Unpacked, compact_runs, ended_runs, measure_runs
 from chunkstore.maintenance.progress import Progress, Watcher
@@ -33,6 +34,7 @@ __all__ = [
     "ImportReport",
     "Kept",
     "Kind",
+    "LeaseFound",
     "Plan",
     "Planned",
     "Progress",
@@ -44,6 +46,7 @@ __all__ = [
     "Retention",
     "RunCopy",
     "Severity",
+    "SweptLeases",
     "Trashed",
     "Unexported",
     "Unpacked",
@@ -59,6 +62,7 @@ __all__ = [
     "export_quarantined",
     "find_trashed",
     "import_runs",
+    "list_leases",
     "list_trash",
     "measure_runs",
     "plan_gc",
@@ -68,5 +72,7 @@ __all__ = [
     "remove_runs",
     "repair",
     "restore_run",
+    "sweep_leases",
     "verify",
+    "written_under",
 ]

@@ -48,6 +48,11 @@ GREENLETS: Final = "greenlets.py"
 PACKS: Final = "packs.py"
 UNPACKING: Final = "unpacking.py"
 COMPACTION: Final = "compaction.py"
+LEASES: Final = "leases.py"
+RECORDS: Final = "leaserecords.py"
+FENCING: Final = "fencing.py"
+SWEEPING: Final = "maintenance/leasekeeping.py"
+OF_LEASES: Final = "store/test_leases.py"
 IN_PROCESS: Final = "store/test_compaction.py -k not moto and not minio and not rclone and not faults"
 
 MUTANTS: Final = (
@@ -529,6 +534,216 @@ MUTANTS: Final = (
         "    folder = _escape_ends(_escape_all(run_id))\n",
         "    folder = run_id\n",
         "test_keys.py",
+    ),
+    Mutant(
+        "leases: the holder's own clock ends them",
+        LEASES,
+        "if not self._reason and self._clock.now() >= self._until:",
+        "if False:",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the holder counts from before it sent the renewal",
+        LEASES,
+        "        self._held, self._until = there, sent + record.ttl\n",
+        "        self._held, self._until = there, self._clock.now() + record.ttl\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the holder counts from before it sent what took it",
+        LEASES,
+        "        sent = self._clock.now()\n        there = self._records.write(record, there)\n",
+        "        there = self._records.write(record, there)\n        sent = self._clock.now()\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the waiter begins anew at each renewal",
+        LEASES,
+        "        if seen.version != self._version:\n",
+        "        if not self._version:\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: what was read long ago is not what the waiter saw",
+        LEASES,
+        "            self._version, self._since = seen.version, now\n",
+        "            self._version, self._since = seen.version, now - 5\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a renewal that met another holder is a loss",
+        LEASES,
+        "            self._lose(_told(there))\n            raise self._lost_error()\n        self._held,",
+        "            there = self._held\n        self._held,",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a place where all are on one host is asked at each write",
+        LEASES,
+        "            if self._records.is_exclusive:\n                self._look()\n",
+        "            self._looked = True\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: on one host nobody takes one while something is written under it",
+        RECORDS,
+        "        with self.alone():  # a process",
+        "        with nullcontext():  # a process",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a worker asks at each write",
+        LEASES,
+        "        with self._records.alone():\n            self.check()\n            yield\n",
+        "        with self._records.alone():\n            yield\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a worker whose write took long looks again",
+        LEASES,
+        "self._clock.now() - started > self.ttl / 3:",
+        "False:",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a child does not hold its parent's",
+        LEASES,
+        "        return os.getpid() != self._process\n",
+        "        return False\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: one that nobody has any more is not renewed",
+        LEASES,
+        "        pause = held._renew_quietly()  # noqa: SLF001 - of this module\n        del held\n",
+        "        pause = held._renew_quietly()\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the loss is noticed while a renewal hangs",
+        LEASES,
+        "for work in (_renewing, _watching):",
+        "for work in (_renewing,):",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the end of a block tells of the loss",
+        LEASES,
+        "        if lost and error is None:\n",
+        "        if False:\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: generations go on above those that were taken away",
+        LEASES,
+        "generation=highest + 1,",
+        "generation=1,",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the highest generation is asked for once the record stands",
+        LEASES,
+        "        record = dataclasses.replace(self._record, generation=before + 1 if before else 0)\n",
+        "        record = dataclasses.replace(self._record, generation=before + 1)\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: what is swept is told before",
+        SWEEPING,
+        "        raise_highest(",
+        "        (lambda *_: None)(",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: what is held is not swept",
+        SWEEPING,
+        "    free = {key: one for key, one in found.items() if not one[0].is_held}\n",
+        "    free = dict(found)\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: those of runs that stand are not swept",
+        SWEEPING,
+        "[key for key in listed if keys.run_of_lease(key) not in runs]",
+        "listed",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a lost reply is no conflict",
+        RECORDS,
+        "                    there = self.read()\n                    if there != over:\n                        return there  # ours, after all, or somebody else's\n",
+        "                    if isinstance(failure, ConflictError):\n                        return None\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: a put that did not land is sent again",
+        RECORDS,
+        "                    if pause is None:\n                        raise\n",
+        "                    raise\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "leases: the digest of a record is checked",
+        RECORDS,
+        " or data[len(_START) : end] != _digest(data[end:]):",
+        ":",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: the new holder's generation goes into the header",
+        "store.py",
+        "            self._chunks.change(Change(header, lambda content: content, always=True))\n        except ObjectNotFoundError:\n            log.debug",
+        "            pass\n        except ObjectNotFoundError:\n            log.debug",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: a run that was copied brings its generations",
+        "store.py",
+        "            if before > lease.generation:",
+        "            if False:",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: what a later holder wrote is not replaced",
+        CHUNKS,
+        "            if later > fence.generation:\n",
+        "            if False:\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: what a later holder wrote just so is no write of ours",
+        CHUNKS,
+        "            self._fences(stored)  # a later",
+        "            pass  # a later",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: what was made after the loss is taken back",
+        FENCING,
+        "                self._take_back(key, version)\n",
+        "                pass\n",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: the lease is checked before a write",
+        FENCING,
+        "        with self.lease.standing():\n            version =",
+        "        if True:\n            version =",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: the lease is checked before a delete",
+        FENCING,
+        "        with self.lease.standing():\n            self.inner.delete",
+        "        if True:\n            self.inner.delete",
+        OF_LEASES,
+    ),
+    Mutant(
+        "fences: other runs are not written",
+        FENCING,
+        '        if not key.startswith((self._own, ".")):',
+        "        if False:",
+        OF_LEASES,
     ),
 )
 
