@@ -254,6 +254,8 @@ class Postgres:
             f"attribute_key {text}, attribute_type {text}, attribute_value TEXT, created_at TIMESTAMP, {VERSION} {text})"
         )
         yield f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {VERSION} {text}"
+        if self.new_pk is not None:
+            yield f"ALTER TABLE {name} ALTER COLUMN pk SET DEFAULT nextval('{numbers}')"
         yield f"UPDATE {name} SET {VERSION} = gen_random_uuid()::text WHERE {VERSION} IS NULL AND ({self._ours('')})"
         yield (
             f'CREATE UNIQUE INDEX IF NOT EXISTS "{plain}_chunk" ON {name} '

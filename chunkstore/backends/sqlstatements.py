@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Executable,
     FromClause,
+    Insert,
     Select,
     bindparam,
     collate,
@@ -155,15 +156,15 @@ class Versioned(_Common):
     @cached_property
     def _create(self) -> Executable:
         made = self.speech.insert(self.table).values(**self._values(), version=bindparam("new"))
-        return made.on_conflict_do_nothing(index_elements=self._unique, index_where=self._is_ours)  # type: ignore[no-any-return]
+        made = made.on_conflict_do_nothing(index_elements=self._unique, index_where=self._is_ours)
+        return _counted(made)
 
     @cached_property
     def _replace(self) -> Executable:
         made = self.speech.insert(self.table).values(**self._values(), version=bindparam("new"))
         changed = {"attribute_value": bindparam("value"), "version": bindparam("new")}
-        return made.on_conflict_do_update(  # type: ignore[no-any-return]
-            index_elements=self._unique, index_where=self._is_ours, set_=changed
-        )
+        made = made.on_conflict_do_update(index_elements=self._unique, index_where=self._is_ours, set_=changed)
+        return _counted(made)
 
     @cached_property
     def _update(self) -> Executable:
@@ -189,7 +190,7 @@ class Versioned(_Common):
         else:
             statement = self._create if condition.kind == "absent" else self._replace
             done = connection.execute(statement, {**given, "sort": address.sort})
-        return new if done.rowcount else None
+        return new if done.rowcount > 0 else None
 
     def delete(self, connection: Connection, address: Address, version: str | None) -> bool:
         """Whether nothing stands there in the end that the condition protects."""
@@ -302,3 +303,7 @@ class Unversioned(_Common):
 def _span(run: str, start: str) -> dict[str, str]:
     return {"run": run, "start": start, "end": end_of(start)} if start else {"run": run}
 
+
+def _counted(statement: Insert) -> Insert:
+    """Of an INSERT nobody tells otherwise how many rows it made."""
+    return statement.execution_options(preserve_rowcount=True)

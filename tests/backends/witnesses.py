@@ -64,10 +64,12 @@ class FolderWitness:
 class TableWitness:
     """Plain SQL on the table of the seeds, as somebody who knows its six columns would write it."""
 
-    def __init__(self, connect: Callable[[], Any], mark: str = "?", table: str = "db_log") -> None:
+    def __init__(self, connect: Callable[[], Any], mark: str = "?", table: str = "db_log", pk: str = "") -> None:
+        """`pk` gives the next primary key, where the column has no default."""
         self._connect = connect
         self._mark = mark
         self._table = table
+        self._pk = pk
 
     def get(self, key: str) -> bytes | None:
         run, name = key.split("/")
@@ -78,8 +80,10 @@ class TableWitness:
         run, name = key.split("/")
         changed = f"UPDATE {self._table} SET attribute_value = ? WHERE {self._is(name)}"
         if not self._ask(changed, _text(data), run, name):
-            columns = "run_id, attribute_key, attribute_type, attribute_value"
-            made = f"INSERT INTO {self._table} ({columns}) VALUES (?, ?, ?, ?)"
+            columns, values = "run_id, attribute_key, attribute_type, attribute_value", "?, ?, ?, ?"
+            if self._pk:
+                columns, values = f"pk, {columns}", f"{self._pk}, {values}"
+            made = f"INSERT INTO {self._table} ({columns}) VALUES ({values})"
             self._ask(made, run, name, _sort(name), _text(data))
 
     def keys(self) -> set[str]:
