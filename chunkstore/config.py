@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from chunkstore.backends import Backend
 from chunkstore.errors import InvalidInputError, NotSupportedError
 from chunkstore.schema import OWN, Schema
-from chunkstore.settings import LocalSettings, MemorySettings, S3StoreSettings, Settings
+from chunkstore.settings import DatabaseSettings, LocalSettings, MemorySettings, S3StoreSettings, Settings
 from chunkstore.settings.checking import checked, nearest_of
 from chunkstore.settings.placeholders import Secrets, filled, filled_url, finder, found_in, in_environment
 from chunkstore.store import ChunkedRunLogStore
@@ -27,7 +27,8 @@ _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at le
 def open_store(
     url: str | os.PathLike[str], *, schema: Schema = OWN, secrets: Secrets | None = None, **settings: object
 ) -> ChunkedRunLogStore:
-    """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, or `s3://bucket/prefix` (also MinIO and its like).
+    """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, `s3://bucket/prefix` (also MinIO and its
+    like), or a database: `sqlite:///runs.db`, `postgresql://user@host/database`.
 
     Settings are the fields of `Settings`, and those that the kind of place adds: `LocalSettings`, `S3StoreSettings` and so on. S3
     credentials that are not given come from the usual places (environment, profile, role). Nothing is sent, except where
@@ -178,6 +179,25 @@ def _open_s3(url: str, settings: S3StoreSettings) -> Backend:
     )
 
 
+def _open_database(url: str, settings: DatabaseSettings) -> Backend:
+    try:
+        import sqlalchemy  # noqa: F401
+    except ImportError as error:
+        raise NotSupportedError("for a database SQLAlchemy is needed: pip install 'chunkstore[sql]'") from error
+    from chunkstore.backends.sql import SqlBackend
+
+    return SqlBackend(
+        url,
+        table_name=settings.table_name,
+        password=settings.password.get_secret_value(),
+        deadline=settings.timeout_seconds / 4,  # as for S3
+        max_connections=settings.max_connections,
+        recycle_seconds=settings.pool_recycle_seconds,
+        create_tables=settings.create_tables,
+        durability=settings.durability,
+    )
+
+
 def check_shown(url: str) -> None:
     """Refuses a URL that holds credentials, before anything shows it."""
     scheme, slashes, rest = url.partition("://")
@@ -216,6 +236,10 @@ _WAYS: Final[Mapping[str, _Way]] = {
     "file": _Way(LocalSettings, _open_local),
     "memory": _Way(MemorySettings, _open_memory),
     "s3": _Way(S3StoreSettings, _open_s3),
+    "sqlite": _Way(DatabaseSettings, _open_database),
+    "postgresql": _Way(DatabaseSettings, _open_database),
+    "sqlite+pysqlite": _Way(DatabaseSettings, _open_database),
+    "postgresql+psycopg": _Way(DatabaseSettings, _open_database),
 }
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import chunkstore
+import databases
 import servers
+from databases import Postgres
 from servers import S3Server, ServerMissingError, give_up, used_servers
+
+Server = TypeVar("Server")
 
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1")
 """1 for all, 0 for none, or some by their names: `moto,minio`."""
@@ -88,6 +92,20 @@ def faults_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL, shared by all tests: quick, and careless of power cuts."""
+    with started(databases.postgres, request, tmp_path_factory, databases.CLIENTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mortal_postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL of our own that syncs as it should, and that tests may stop and kill; they start it again."""
+    with started(databases.mortal_postgres, request, tmp_path_factory, databases.CLIENTS) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["moto", "rclone", "minio"])
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     """Every S3 server, one after the other."""
@@ -114,17 +132,19 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @contextmanager
 def started(
-    launch: Callable[[Path], AbstractContextManager[S3Server]],
+    launch: Callable[[Path], AbstractContextManager[Server]],
     request: pytest.FixtureRequest,
     folders: pytest.TempPathFactory,
-) -> Iterator[S3Server]:
-    """Start a server for the session; where it is missing, skip, or fail if it was required."""
-    name = launch.__name__
+    needs: Sequence[str] = ("s3fs",),
+) -> Iterator[Server]:
+    """Start a server for the session; where it, or what we speak with it, is missing: skip, or fail if it was required."""
+    name = launch.__name__.removeprefix("mortal_")
     if SERVERS_WANTED != "1" and name not in SERVERS_WANTED.split(","):
         pytest.skip(f"this environment goes without {name} (CHUNKSTORE_TEST_SERVERS={SERVERS_WANTED})")
     with ExitStack() as stack:
         try:
-            servers.require_module("s3fs")
+            for module in needs:
+                servers.require_module(module)
             server = stack.enter_context(launch(folders.mktemp(name)))
         except ServerMissingError as missing:
             give_up(f"the {name} server is missing: {missing}")
