@@ -23,7 +23,8 @@ _ADVICE: dict[Verdict, str] = {
 
 
 def examine_bucket(backend: S3Backend, start: str, notes: Notes) -> None:
-    """Beyond what every backend is asked: the server's own verdict, in at most eight requests, and its clock, in one."""
+    """Beyond what every backend is asked: who asks, the server's own verdict, in at most eight requests, and its clock, in one."""
+    notes.note("credentials", "yes", backend.signed_as)
     server = Server(backend.settings)
     try:
         _verdict(server, backend, start, notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import logging
 import os
 import pickle
@@ -135,13 +136,78 @@ def by_runnable(endpoint: str, bucket: str, folder: Path) -> ChunkedRunLogStore:
     return store
 
 
-WAYS = {"keyword": by_keyword, "environment": by_environment, "runnable": by_runnable}
+def by_role(endpoint: str, bucket: str, folder: Path) -> ChunkedRunLogStore:
+    """Whoever gives the role's credentials is reached as the bucket is."""
+    return chunkstore.open(
+        f"s3://{bucket}/runs",
+        endpoint_url=endpoint,
+        sts_endpoint_url=endpoint,
+        role_arn="arn:aws:iam::123456789012:role/writer",
+        external_id=TOKEN,
+        key="the-key",
+        secret=SECRET,
+        region="us-east-1",
+        timeout_seconds=10,
+        lock_folder=str(folder),
+    )
+
+
+def by_file(endpoint: str, bucket: str, folder: Path) -> ChunkedRunLogStore:
+    file = folder / "credentials"
+    lines = [
+        "[default]",
+        "aws_access_key_id = the-key",
+        f"aws_secret_access_key = {SECRET}",
+        f"aws_session_token = {TOKEN}",
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return chunkstore.open(
+        f"s3://{bucket}/runs",
+        endpoint_url=endpoint,
+        credentials_file=str(file),
+        region="us-east-1",
+        timeout_seconds=10,
+        lock_folder=str(folder),
+    )
+
+
+def by_renamed_variables(endpoint: str, bucket: str, folder: Path) -> ChunkedRunLogStore:
+    os.environ.update(MY_KEY="the-key", MY_SECRET=SECRET, MY_TOKEN=TOKEN)
+    return chunkstore.open(
+        f"s3://{bucket}/runs",
+        endpoint_url=endpoint,
+        use_credentials=True,
+        access_key_name="MY_KEY",
+        secret_access_key_name="MY_SECRET",
+        session_token_name="MY_TOKEN",
+        region="us-east-1",
+        timeout_seconds=10,
+        lock_folder=str(folder),
+    )
+
+
+WAYS = {
+    "keyword": by_keyword,
+    "environment": by_environment,
+    "runnable": by_runnable,
+    "role": by_role,
+    "file": by_file,
+    "renamed variables": by_renamed_variables,
+}
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test sets is gone after it."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "HTTP_PROXY"):
+    mine = ("MY_KEY", "MY_SECRET", "MY_TOKEN")
+    for name in (
+        *mine,
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL",
+        "HTTP_PROXY",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     with contextlib.suppress(ImportError):
@@ -157,7 +223,7 @@ def test_a_refused_connection_tells_nothing(
     pytest.importorskip("s3fs")
     store = way(f"http://127.0.0.1:{free_port()}", "bucket", tmp_path)
     text = everything_said(store, others_logs)
-    assert "cannot be reached" in text
+    assert "cannot be reached" in text or "could not be assumed" in text
     assert leaks(text, SECRET, TOKEN) == []
     tally("secrets looked for", len(CALLS))
 
@@ -172,7 +238,7 @@ def test_refused_credentials_tell_nothing(
 ) -> None:
     store = way(minio_server.endpoint_url, minio_server.new_bucket(), tmp_path)
     text = everything_said(store, others_logs)
-    assert "access was refused" in text
+    assert "access was refused" in text or "could not be assumed" in text
     assert leaks(text, SECRET, TOKEN) == []
     tally("secrets looked for", len(CALLS))
 
@@ -206,6 +272,18 @@ WRONG: dict[str, Callable[[], object]] = {
     "credentials in the URL": lambda: chunkstore.open(f"s3://key:{SECRET}@bucket/x"),
     "quoted credentials in the URL": lambda: chunkstore.open(f"s3://key:{quote(SECRET, safe='')}@bucket/x"),
     "credentials in the endpoint": lambda: chunkstore.open("s3://b", endpoint_url=f"https://key:{SECRET}@host"),
+    "a customer's key of another length": lambda: chunkstore.open("s3://b", sse_customer_key=SECRET),
+    "a customer's key over an open wire": lambda: chunkstore.open(
+        "s3://b", sse_customer_key=base64.b64encode(SECRET.encode().ljust(32)[:32]).decode(), endpoint_url="http://h"
+    ),
+    "a customer's key of the wrong type": lambda: chunkstore.open("s3://b", sse_customer_key=[SECRET]),
+    "credentials in the endpoint of STS": lambda: chunkstore.open(
+        "s3://b",
+        role_arn="arn:aws:iam::123456789012:role/w",
+        sts_endpoint_url=f"https://key:{quote(SECRET, safe='')}@host",
+    ),
+    "a token without its key": lambda: chunkstore.open("s3://b", token=SECRET),
+    "an external id without a role": lambda: chunkstore.open("s3://b", external_id=SECRET),
     "credentials in the lock folder": lambda: chunkstore.open("s3://b", lock_folder=5, secret=SECRET),
 }
 KNOWN_LEAKS: dict[str, Callable[[], object]] = {
@@ -288,6 +366,62 @@ def test_an_answer_that_repeats_the_token_is_not_repeated(
     assert leaks(text, SECRET, TOKEN) == []
 
 
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied", "ValidationError", "Strange"])
+def test_an_answer_of_sts_that_repeats_secrets_is_not_repeated(
+    code: str, tmp_path: Path, others_logs: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("s3fs")
+    body = (
+        f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>the secret {SECRET} of {TOKEN} is old"
+        f"</Message></Error><Token>{TOKEN}</Token></ErrorResponse>"
+    )
+    with answering(403, body.encode()) as endpoint:
+        text = everything_said(by_role(endpoint, "bucket", tmp_path), others_logs)
+    assert f"could not be assumed with the settings key and secret: 403 {code}" in text
+    assert leaks(text, SECRET, TOKEN) == []
+
+
+def test_a_giver_of_credentials_that_says_them_to_everybody_is_not_repeated(
+    tmp_path: Path, others_logs: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's endpoint, and a program that gives credentials; both may put into an error what they like."""
+    pytest.importorskip("s3fs")
+    from chunkstore.backends.s3 import S3Backend
+
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    said = []
+    with answering(500, f"{SECRET} {TOKEN}".encode()) as endpoint:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint}/creds")
+        backend = S3Backend(bucket="b", endpoint_url="http://127.0.0.1:9", region="r", deadline=2, lock_folder=tmp_path)
+        said.append(everything_said(ChunkedRunLogStore(backend), others_logs))
+    (tmp_path / "program").write_text(f"#!/bin/sh\necho '{SECRET} {TOKEN}' >&2\nexit 3\n")
+    (tmp_path / "program").chmod(0o700)
+    (tmp_path / "AWS_CONFIG_FILE").write_text(f"[profile p]\ncredential_process = {tmp_path}/program\n")
+    backend = S3Backend(
+        bucket="b", endpoint_url="http://127.0.0.1:9", profile="p", region="r", deadline=2, lock_folder=tmp_path
+    )
+    said.append(everything_said(ChunkedRunLogStore(backend), others_logs))
+    for text in said:
+        assert "CredentialRetrievalError" in text
+        assert leaks(text, SECRET, TOKEN) == []
+
+
+def test_a_customers_key_is_shown_nowhere_also_when_it_is_refused(
+    minio_server: S3Server, tmp_path: Path, others_logs: pytest.LogCaptureFixture
+) -> None:
+    key = base64.b64encode(SECRET.encode().ljust(32)[:32]).decode()
+    backend = in_bucket(minio_server, tmp_path)
+    settings = dataclasses.replace(backend.settings, endpoint_url="", sse_customer_key=key)  # type: ignore[attr-defined]
+    assert leaks(f"{settings} {settings!r}", SECRET, key) == []
+    refused = type(backend)(**dataclasses.asdict(settings))  # type: ignore[arg-type]
+    os.environ["AWS_ENDPOINT_URL"] = minio_server.endpoint_url
+    others_logs.set_level(logging.DEBUG, logger="s3fs")
+    text = everything_said(ChunkedRunLogStore(refused), others_logs)
+    assert "did not accept the request" in text, "MinIO takes no such key over an open wire"
+    assert leaks(text, SECRET, key) == []
+
+
 @contextlib.contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
     """A server that says the same to everything."""
@@ -302,7 +436,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815  names of HTTP
+        do_PUT = do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815  names of HTTP
 
         def log_message(self, format: str, *args: object) -> None:
             """Nobody reads it."""

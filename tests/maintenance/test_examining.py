@@ -237,7 +237,11 @@ class TestS3:
         backend = in_bucket(request.getfixturevalue(f"{name}_server"), tmp_path)
         examination = examine(backend)
         seen = outcomes(examination)
-        assert {seen[each] for each in (*PROMISED, "clock")} == {"yes"}
+        assert {seen[each] for each in (*PROMISED, "clock", "credentials")} == {"yes"}
+        assert (
+            next(each.what for each in examination.checks if each.name == "credentials")
+            == "the settings key and secret"
+        )
         assert seen["the server's conditions"] == ("no" if name == "rclone" else "yes")
         # moto checks a condition and puts in two steps: under load the races find that out.
         races = all(seen[each] == "yes" for each in RACES)
