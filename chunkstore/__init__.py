@@ -6,8 +6,9 @@
 
 from chunkstore.asynchronous import AsyncChunkedRunLogStore, open_async
 from chunkstore.compaction import Compaction
-from chunkstore.config import Settings
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
+from chunkstore.configfile import open_config
+from chunkstore.environment import open_from_environment
 from chunkstore.errors import (
     AlreadyExistsError,
     BackendUnavailableError,
@@ -46,6 +47,7 @@ from chunkstore.models import (
 from chunkstore.queries import RunFilter, RunPage
 from chunkstore.reading import Finding, Parameters, Reading
 from chunkstore.reindexing import ReindexReport
+from chunkstore.settings import DatabaseSettings, LocalSettings, MemorySettings, S3StoreSettings, Settings
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 __all__ = [
@@ -61,12 +63,15 @@ __all__ = [
     "Compaction",
     "ConflictError",
     "DataCatalog",
+    "DatabaseSettings",
     "Finding",
     "FormatError",
     "InvalidInputError",
     "JobLog",
     "JobLogNotFoundError",
     "JsonParameter",
+    "LocalSettings",
+    "MemorySettings",
     "MetricParameter",
     "NewerFormatError",
     "NotFoundError",
@@ -83,6 +88,7 @@ __all__ = [
     "RunLogExistsError",
     "RunLogNotFoundError",
     "RunPage",
+    "S3StoreSettings",
     "Settings",
     "Status",
     "StepAttempt",
@@ -93,4 +99,6 @@ __all__ = [
     "WriteStateUnknownError",
     "open",
     "open_async",
+    "open_config",
+    "open_from_environment",
 ]

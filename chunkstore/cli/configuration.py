@@ -4,7 +4,7 @@ store = "prod"                              # a name below, or a URL
 
 [stores.prod]
 url = "s3://bucket/runs"
-endpoint_url = "http://127.0.0.1:9000"      # any of chunkstore.Settings
+endpoint_url = "http://127.0.0.1:9000"      # any setting of s3:// stores
 
 [stores.here]
 url = "runs/"                               # from the folder of this file
@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chunkstore.config import Settings, check_shown, checked_settings, has_scheme
+from chunkstore.config import check_shown, checked_settings, has_scheme
 from chunkstore.errors import InvalidInputError, NotFoundError
 from chunkstore.naming import nearest
 
 FILE_NAME: Final = "chunkstore.toml"
 _TOP: Final = ("store", "stores")
-_PATHS: Final = ("lock_folder",)
+_PATHS: Final = ("lock_folder", "credentials_file", "ca_bundle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +104,24 @@ def _store(path: Path, name: str, table: object) -> Mapping[str, object]:
     at = f"stores.{name}"
     if not isinstance(table, dict):
         raise _wrong(path, at, f"it must be a table: [{at}]")
-    known = ["url", *Settings.model_fields]
-    for key in table:
-        if key not in known:
-            raise _wrong(path, f"{at}.{key}", f"there is no such setting; {nearest(key, known)}")
     url = table.get("url")
     if not isinstance(url, str) or not url.strip():
         raise _wrong(path, f"{at}.url", "it is missing, or no text; give a folder or s3://bucket/prefix")
     problem = _problem(url, table)
     if problem:
-        raise _wrong(path, at, problem)
+        key, text = problem
+        raise _wrong(path, f"{at}.{key}" if key else at, text)
     return table
 
 
-def _problem(url: str, table: Mapping[str, object]) -> str:
-    """What is wrong with a store; as text, since the error's context would hold the values."""
+def _problem(url: str, table: Mapping[str, object]) -> tuple[str, str] | None:
+    """The key of what is wrong with a store, if it is one, and what; as text, since the error's context would hold the values."""
     try:
         check_shown(url)
-        checked_settings({key: value for key, value in table.items() if key != "url"})
+        checked_settings(url, {key: value for key, value in table.items() if key != "url"})
     except InvalidInputError as error:
-        return str(error)
-    return ""
+        return (error.name or "") if error.name in table else "", str(error)
+    return None
 
 
 def _wrong(path: Path, key: str, problem: str) -> InvalidInputError:
