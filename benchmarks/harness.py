@@ -37,6 +37,8 @@ PACKAGES: Final = (
     "optuna",
     "mlflow-skinny",
     "obstore",
+    "sqlalchemy",
+    "psycopg",
 )
 SIZES: Final = ("tiny", "small", "full")
 MEMORY: Final = Path("/dev/shm")
@@ -288,6 +290,25 @@ def s3_server() -> Iterator[Any]:
             yield server
             return
     raise SystemExit(f"skipped, no S3 server: {'; '.join(reasons)}")
+
+
+@contextlib.contextmanager
+def postgres_server(given: Options) -> Iterator[Any]:
+    """A PostgreSQL of our own on loopback, set as it comes, its data on the disk that is measured: a `databases.Postgres`.
+
+    Raises `SystemExit` with the reason where there is none.
+    """
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    import databases
+    import servers
+
+    if not installed(*databases.CLIENTS):
+        raise SystemExit("skipped: sqlalchemy or psycopg is not installed")
+    try:
+        with databases.own_postgres({}, within=given.folder) as server:
+            yield server
+    except servers.ServerMissingError as missing:
+        raise SystemExit(f"skipped, no PostgreSQL: {missing}") from None
 
 
 def server_version(server: Any) -> str:

@@ -102,18 +102,23 @@ class Postgres:
             cursor = connection.execute(statement, values or None)
             return [] if cursor.description is None else cursor.fetchall()
 
+    def version(self) -> str:
+        """The program and its version."""
+        return f"PostgreSQL {self.run('SHOW server_version')[0][0]}"
+
     def new_table(self) -> str:
         """A table's name that nobody else uses."""
         return f"log_{uuid.uuid4().hex}"
 
-    def new_role(self, **settings: str) -> tuple[str, str]:
-        """A role with a password, and with such settings in each of its sessions; it may do what the owner may."""
+    def new_role(self, *, plain: bool = False, **settings: str) -> tuple[str, str]:
+        """A role and its password, with such settings in each of its sessions; it may do all, or, plain, what it is granted."""
         from psycopg import sql
 
         name, password = f"role {next(_numbers)} {secrets.token_hex(4)}", secrets.token_hex(16)
         with self.connect() as connection:
             role = sql.Identifier(name)
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(role, password))
+            rights = sql.SQL("NOSUPERUSER" if plain else "SUPERUSER")
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}").format(role, rights, password))
             for setting, value in settings.items():
                 change = sql.SQL("ALTER ROLE {} SET {} = {}").format(role, sql.Identifier(setting), value)
                 connection.execute(change)
@@ -250,9 +255,12 @@ def mortal_postgres(_folder: Path) -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
-def own_postgres(settings: Mapping[str, str]) -> Iterator[Postgres]:
-    """A server of our own, whatever other there is: one that may be stopped and killed. Its folder goes with it."""
-    folder = Path(tempfile.mkdtemp(prefix="chunkstore-postgres-", dir=open_folder()))
+def own_postgres(settings: Mapping[str, str], within: Path | None = None) -> Iterator[Postgres]:
+    """A server of our own, whatever other there is: one that may be stopped and killed. Its folder goes with it.
+
+    That lies within the folder that is given, where the server's user can enter it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="chunkstore-postgres-", dir=open_folder(within)))
     try:
         with contextlib.ExitStack() as stack:
             server = made(folder, settings)
@@ -345,9 +353,11 @@ def enterable(folder: Path) -> bool:
     return all(one.stat().st_mode & 0o001 for one in (resolved, *resolved.parents))
 
 
-def open_folder() -> Path:
-    """A folder for temporary files that the other user can enter too."""
-    for folder in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
+def open_folder(wanted: Path | None = None) -> Path:
+    """A folder for temporary files that the other user can enter too: the one that is wanted, if that is one."""
+    for folder in (wanted, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
+        if folder is None:
+            continue
         if os.name != "posix" or os.geteuid() != 0 or enterable(folder):
             return folder
     raise ServerMissingError("no folder for temporary files that all users can enter")

@@ -68,12 +68,32 @@ def in_bucket(server: Any, folder: Path, **settings: Any) -> Backend:
     )
 
 
+def in_database(connection_string: str, *, made: bool = True, **settings: Any) -> Backend:
+    """A table of a database; made where it is missing, unless it shall not be."""
+    pytest.importorskip("sqlalchemy")
+    from chunkstore.backends.sql import SqlBackend, create_tables
+
+    if made:
+        create_tables(connection_string, **{key: value for key, value in settings.items() if key == "table_name"})
+    return SqlBackend(connection_string, **settings)
+
+
+def in_file(folder: Path, **settings: Any) -> Backend:
+    """An SQLite database."""
+    return in_database(f"sqlite:///{folder / 'runs.db'}", **settings)
+
+
 def place(name: str, request: pytest.FixtureRequest, folder: Path) -> Backend:
     """The place of this name, empty; skips where its server is missing."""
     if name == "memory":
         return memory()
     if name == "local":
         return LocalBackend(folder / "runs")
+    if name == "sqlite":
+        return in_file(folder)
+    if name == "postgres":
+        server = request.getfixturevalue("postgres_server")
+        return in_database(server.url(), table_name=server.new_table())
     return in_bucket(request.getfixturevalue(f"{name}_server"), folder)
 
 

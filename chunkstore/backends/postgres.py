@@ -25,12 +25,13 @@ from sqlalchemy import (
     literal_column,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.expression import ColumnElement, TableClause
 
 from chunkstore.backends.contract import Guarantees
 from chunkstore.backends.sqlfaults import LateError
+from chunkstore.backends.sqlrow import COLUMNS, VERSION, Address
 from chunkstore.backends.sqlsettings import SqlSettings
-from chunkstore.backends.sqltable import COLUMNS, VERSION, Address, Shape, is_ours
+from chunkstore.backends.sqltable import Shape, is_ours
 from chunkstore.errors import NotSupportedError
 
 try:
@@ -61,7 +62,7 @@ _UNIQUE_KEYS: Final = """
 _SETTINGS: Final = "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
 
 
-class _Late(psycopg.OperationalError, LateError):
+class _LateError(psycopg.OperationalError, LateError):
     """A statement was not answered before its deadline."""
 
 
@@ -80,7 +81,7 @@ class _Link(psycopg.Connection[Any]):
                 ready = yield state
                 if not ready and time.monotonic() > self.until:
                     self.close()  # what comes later must answer no other statement
-                    raise _Late("the server did not answer")
+                    raise _LateError("the server did not answer")
                 state = gen.send(ready)
         except StopIteration as end:
             return end.value
@@ -90,10 +91,9 @@ class Postgres:
     """The server of one backend, in one process."""
 
     collation = "C"
-    insert = staticmethod(postgresql.insert)
     now: ColumnElement[Any] = func.timezone("utc", func.clock_timestamp())
     new_pk: ColumnElement[Any] | None = None
-    token = None
+    token = 0
 
     def __init__(self, settings: SqlSettings) -> None:
         self._settings = settings
@@ -218,6 +218,9 @@ class Postgres:
             if not connection.invalidated:
                 connection.exec_driver_sql("SET synchronous_commit = off")
 
+    def insert(self, table: TableClause) -> Any:
+        return postgresql.insert(table)
+
     def octets(self, value: ColumnElement[str]) -> ColumnElement[int]:
         return func.octet_length(value)
 
@@ -256,7 +259,8 @@ class Postgres:
         yield f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {VERSION} {text}"
         if self.new_pk is not None:
             yield f"ALTER TABLE {name} ALTER COLUMN pk SET DEFAULT nextval('{numbers}')"
-        yield f"UPDATE {name} SET {VERSION} = gen_random_uuid()::text WHERE {VERSION} IS NULL AND ({self._ours('')})"
+        ours = f"{VERSION} IS NULL AND ({self._ours('')})"
+        yield f"UPDATE {name} SET {VERSION} = gen_random_uuid()::text WHERE {ours}"  # noqa: S608  the name is checked
         yield (
             f'CREATE UNIQUE INDEX IF NOT EXISTS "{plain}_chunk" ON {name} '
             f'(run_id COLLATE "C", attribute_key COLLATE "C") WHERE {VERSION} IS NOT NULL'
@@ -277,7 +281,7 @@ class Postgres:
 
     def _ours(self, before: str) -> str:
         of = SimpleNamespace(**{name: literal_column(before + name, Text) for name in COLUMNS})
-        return str(is_ours(of).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
+        return str(is_ours(of).compile(dialect=self.engine.dialect, compile_kwargs={"literal_binds": True}))
 
 
 def _quoted(table: str) -> str:
@@ -308,7 +312,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _used(link: Any, record: Any) -> None:
+def _used(_: object, record: Any) -> None:
     """A connection goes back into the pool."""
     record.info["used"] = time.monotonic()
 

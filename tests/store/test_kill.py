@@ -6,14 +6,16 @@ import multiprocessing
 import os
 import random
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from chunkstore import ChunkedRunLogStore, StepLog
+from chunkstore.backends import Backend
 from chunkstore.backends.local import LocalBackend
-from places import again, sized
+from places import again, in_file, sized
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
 
@@ -55,11 +57,18 @@ def rest_of(pipe: Connection) -> list[tuple[str, str, object]]:
         return found
 
 
-@pytest.mark.parametrize("durability", ["process", "barrier"])
-def test_no_chunk_is_damaged_and_no_acknowledged_write_is_lost(tmp_path: Path, durability: str) -> None:
-    store = ChunkedRunLogStore(LocalBackend(tmp_path / "runs", durability=durability))  # type: ignore[arg-type]
+PLACES: dict[str, Callable[[Path], Backend]] = {
+    "process": lambda folder: LocalBackend(folder / "runs", durability="process"),
+    "barrier": lambda folder: LocalBackend(folder / "runs", durability="barrier"),
+    "sqlite": in_file,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_chunk_is_damaged_and_no_acknowledged_write_is_lost(tmp_path: Path, place: str) -> None:
+    store = ChunkedRunLogStore(PLACES[place](tmp_path))
     store.create_run_log("r")
-    chance = random.Random(durability)
+    chance = random.Random(place)
     acks: dict[tuple[str, str], object] = {}
     for round_number in range(sized(200) // 2):
         ours, theirs = FORK.Pipe(duplex=False)
