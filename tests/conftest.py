@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import chunkstore
@@ -17,6 +19,61 @@ from servers import S3Server, ServerMissingError, give_up, used_servers
 
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1")
 """1 for all, 0 for none, or some by their names: `moto,minio`."""
+
+SERVER_NAMES = ("faults", "minio", "moto", "rclone")
+
+# `--hypothesis-profile=fewer`, where another environment of tox tries the usual hundred with the same interpreter.
+hypothesis.settings.register_profile("fewer", max_examples=25)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For interpreters beside the first."""
+    parser.addoption(
+        "--each-value-once",
+        action="store_true",
+        help="of a test with several parameters, try each value of each, but not each with each",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `--each-value-once` leaves out."""
+    if not config.getoption("--each-value-once"):
+        return
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    kept = {item for sets in tests.values() for item in each_value_once(sets)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def each_value_once(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Of one test's parameter sets so many that each value takes part; those that would only skip are none of them."""
+    values = {item: set(item.callspec.indices.items()) for item in items if hasattr(item, "callspec")}
+    if len(values) < len(items) or len(items) == 1:
+        return list(items)
+    open_to_us = [item for item in items if not needs_a_server_that_is_not_wanted(item)]
+    missing = set().union(*map(values.__getitem__, open_to_us))
+    chosen = []
+    while missing:
+        best = max(open_to_us, key=lambda item: len(values[item] & missing))
+        missing -= values[best]
+        chosen.append(best)
+    return chosen
+
+
+def needs_a_server_that_is_not_wanted(item: Any) -> bool:
+    """Whether one of its parameters is the name of such a server."""
+    return any(
+        value in SERVER_NAMES and not is_wanted(value)
+        for value in item.callspec.params.values()
+        if isinstance(value, str)
+    )
+
+
+def is_wanted(server: str) -> bool:
+    """Whether this environment runs tests on it."""
+    return SERVERS_WANTED == "1" or server in SERVERS_WANTED.split(",")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -120,7 +177,7 @@ def started(
 ) -> Iterator[S3Server]:
     """Start a server for the session; where it is missing, skip, or fail if it was required."""
     name = launch.__name__
-    if SERVERS_WANTED != "1" and name not in SERVERS_WANTED.split(","):
+    if not is_wanted(name):
         pytest.skip(f"this environment goes without {name} (CHUNKSTORE_TEST_SERVERS={SERVERS_WANTED})")
     with ExitStack() as stack:
         try:
