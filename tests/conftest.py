@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import hypothesis
 import pytest
 
 import chunkstore
+import each_value_once
 import servers
 from servers import S3Server, ServerMissingError, give_up, used_servers
 
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1")
 """1 for all, 0 for none, or some by their names: `moto,minio`."""
 
-SERVER_NAMES = ("faults", "minio", "moto", "rclone")
-
-# `--hypothesis-profile=fewer`, where another environment of tox tries the usual hundred with the same interpreter.
+# `--hypothesis-profile=fewer`, for all environments of tox but py311, which tries the usual hundred.
 hypothesis.settings.register_profile("fewer", max_examples=25)
 
 
@@ -39,36 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what `--each-value-once` leaves out."""
     if not config.getoption("--each-value-once"):
         return
-    tests = defaultdict(list)
-    for item in items:
-        tests[item.nodeid.partition("[")[0]].append(item)
-    kept = {item for sets in tests.values() for item in each_value_once(sets)}
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
-
-
-def each_value_once(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Of one test's parameter sets so many that each value takes part; those that would only skip are none of them."""
-    values = {item: set(item.callspec.indices.items()) for item in items if hasattr(item, "callspec")}
-    if len(values) < len(items) or len(items) == 1:
-        return list(items)
-    open_to_us = [item for item in items if not needs_a_server_that_is_not_wanted(item)]
-    missing = set().union(*map(values.__getitem__, open_to_us))
-    chosen = []
-    while missing:
-        best = max(open_to_us, key=lambda item: len(values[item] & missing))
-        missing -= values[best]
-        chosen.append(best)
-    return chosen
-
-
-def needs_a_server_that_is_not_wanted(item: Any) -> bool:
-    """Whether one of its parameters is the name of such a server."""
-    return any(
-        value in SERVER_NAMES and not is_wanted(value)
-        for value in item.callspec.params.values()
-        if isinstance(value, str)
-    )
+    stay = set(each_value_once.kept(items, is_wanted))
+    config.hook.pytest_deselected(items=[item for item in items if item not in stay])
+    items[:] = [item for item in items if item in stay]
 
 
 def is_wanted(server: str) -> bool:
