@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 import chunkstore
 import databases
+import each_value_once
 import servers
 from databases import Postgres
 from servers import S3Server, ServerMissingError, give_up, used_servers
@@ -21,6 +23,32 @@ Server = TypeVar("Server")
 
 SERVERS_WANTED = os.environ.get("CHUNKSTORE_TEST_SERVERS", "1")
 """1 for all, 0 for none, or some by their names: `moto,minio`."""
+
+# `--hypothesis-profile=fewer`, for all environments of tox but py311, which tries the usual hundred.
+hypothesis.settings.register_profile("fewer", max_examples=25)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For interpreters beside the first."""
+    parser.addoption(
+        "--each-value-once",
+        action="store_true",
+        help="of a test with several parameters, try each value of each, but not each with each",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `--each-value-once` leaves out."""
+    if not config.getoption("--each-value-once"):
+        return
+    stay = set(each_value_once.kept(items, is_wanted))
+    config.hook.pytest_deselected(items=[item for item in items if item not in stay])
+    items[:] = [item for item in items if item in stay]
+
+
+def is_wanted(server: str) -> bool:
+    """Whether this environment runs tests on it."""
+    return SERVERS_WANTED == "1" or server in SERVERS_WANTED.split(",")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -139,7 +167,7 @@ def started(
 ) -> Iterator[Server]:
     """Start a server for the session; where it, or what we speak with it, is missing: skip, or fail if it was required."""
     name = launch.__name__.removeprefix("mortal_")
-    if SERVERS_WANTED != "1" and name not in SERVERS_WANTED.split(","):
+    if not is_wanted(name):
         pytest.skip(f"this environment goes without {name} (CHUNKSTORE_TEST_SERVERS={SERVERS_WANTED})")
     with ExitStack() as stack:
         try:

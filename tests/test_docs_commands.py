@@ -130,6 +130,7 @@ def _in_a_folder_with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_in_a_folder_with_runs")
 @pytest.mark.parametrize("page", [page for page in PAGES if any(shown_on(page))], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run_and_print_what_the_page_says(page: Path) -> None:

@@ -1,8 +1,10 @@
 """The examples run, and print what their last lines say."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +35,27 @@ def expected(example: Path) -> list[str]:
     return [line.removeprefix("# ") for line in lines[start:]]
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_an_example_prints_what_its_last_lines_say(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / name]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert ran.stderr == ""
-    assert ran.stdout.splitlines() == expected(EXAMPLES / name)
+@functools.cache
+def ran(name: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
+    """An example after its one run for all tests, and what it left where it ran."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, EXAMPLES / name]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        return done, list(Path(folder).iterdir())
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_an_example_leaves_nothing_where_it_runs(name: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, EXAMPLES / name], cwd=tmp_path, capture_output=True, timeout=120, check=True)
-    assert list(tmp_path.iterdir()) == []
+def test_an_example_prints_what_its_last_lines_say(name: str) -> None:
+    done, _ = ran(name)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == expected(EXAMPLES / name)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_example_leaves_nothing_where_it_runs(name: str) -> None:
+    done, left = ran(name)
+    assert done.returncode == 0
+    assert left == []
 
 
 def own_backend() -> Any:

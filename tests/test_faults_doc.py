@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOP: Final = Path(__file__).parent.parent
 PAGES: Final = [TOP / "docs" / "faults.md", TOP / "docs" / "concepts.md"]
 NAMED: Final = re.compile(r"tests/[\w/.-]*\w(?:::\w+)*")

@@ -13,6 +13,8 @@ import pytest
 
 import chunkstore
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(chunkstore.__path__[0])
 
 

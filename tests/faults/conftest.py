@@ -7,18 +7,32 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rigs import Tally
 from servers import used_servers
 
-tallies = pytest.StashKey[dict[str, int]]()
+tallies = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[tallies] = {}
+    config.stash[tallies] = Counter()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that shared out the tests what was tried here."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["tried"] = dict(session.config.stash[tallies])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a process has tried that tests were shared out to."""
+    node.config.stash[tallies].update(getattr(node, "workeroutput", {}).get("tried", {}))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +61,7 @@ def tally(request: pytest.FixtureRequest) -> Tally:
     rows = request.config.stash[tallies]
 
     def add(name: str, number: int) -> None:
-        rows[name] = rows.get(name, 0) + number
+        rows[name] += number
 
     return add
 

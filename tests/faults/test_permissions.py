@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,22 +146,17 @@ def _write(root: str) -> None:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the group, in which what is made is the group's too."""
+def shared() -> Iterator[Path]:
+    """A folder of the group, in which what is made is the group's too. Not below pytest's folders: those are closed for others."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder to a group")
-    opened = []
-    for parent in [tmp_path, *tmp_path.parents]:  # pytest's own folders are closed for others
-        if parent.stat().st_uid == 0 and parent.name.startswith(("pytest", "test_")):
-            opened.append((parent, stat.S_IMODE(parent.stat().st_mode)))
-            parent.chmod(0o755)
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    os.chown(folder, -1, TEAM)
-    folder.chmod(0o2775)
-    yield folder
-    for parent, mode in opened:
-        parent.chmod(mode)
+    with tempfile.TemporaryDirectory(prefix="chunkstore-shared-") as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "shared"
+        folder.mkdir()
+        os.chown(folder, -1, TEAM)
+        folder.chmod(0o2775)
+        yield folder
 
 
 def test_two_users_of_a_group_work_on_the_same_runs(shared: Path, tally: Tally) -> None:
