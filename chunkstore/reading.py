@@ -212,7 +212,7 @@ class Reader:
         if origin is not None:
             self._origins.note(run_log, Origin(origin.key, origin.content, parameters.seen))
         run_log.parameters.update(parameters)  # type: ignore[arg-type]  # a client's parameters are its own
-        if job is not None:
+        if job is not None and self._schema.knows(Kind.HEADER, "job"):
             try:
                 run_log.job = cast(JobLog, self.model(job))
             except FormatError as error:
@@ -245,6 +245,8 @@ class Reader:
             by_scope.setdefault(stored.chunk.envelope.scope, []).append(stored)
         for scope, found in by_scope.items():
             parameters = self.parameters(found, damaged)
+            if not self._schema.knows(Kind.BRANCH, "parameters"):
+                continue
             parts.parameters += [(scope, name, value) for name, value in parameters.items()]
             origin = self._origins.of(parts.branches.get(scope))
             if origin is not None:

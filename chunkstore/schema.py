@@ -49,7 +49,10 @@ class ParameterForm:
 
 @dataclass(frozen=True)
 class Schema:
-    """A client's model classes; the fields that each must have are those of `chunkstore.models`."""
+    """A client's model classes; the fields that each must have are those of `chunkstore.models`.
+
+    A run log may lack `job`, and a branch log `parameters`: magnus has neither. What others stored of them stays, and is not read.
+    """
 
     run_log: type[BaseModel]
     step_log: type[BaseModel]
@@ -63,6 +66,10 @@ class Schema:
     def class_of(self, kind: Kind) -> type[BaseModel]:
         """The class whose objects are stored as chunks of this kind."""
         return getattr(self, _FIELD_OF[kind])  # type: ignore[no-any-return]
+
+    def knows(self, kind: Kind, field: str) -> bool:
+        """Whether the class has this field."""
+        return field in self.class_of(kind).model_fields
 
     def described(self, kind: Kind) -> dict[str, Any]:
         """The JSON Schema of the bodies of chunks of this kind, as this client writes them. Of a parameter any value may be in it."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from chunkstore import keys, values
 from chunkstore.chunks import Change, Chunks
-from chunkstore.keys import ChunkId
+from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import UNSEEN, Origin, Origins
 from chunkstore.merge import merge_objects
 from chunkstore.models import TERMINAL, BranchLog, JobLog, RunLog, StepLog
@@ -45,20 +45,24 @@ class Writer:
         origin = self._origin(run_log, keys.key_of(header))
         new = origin is None or origin.content is UNSEEN
         ended = run_log.status.upper() in TERMINAL
+        job = self._job_in(run_log)
         if new or not ended:
             self._make(self._log(header, run_log, create=new, founding=True, barrier=new))
-        if run_log.job is not None:
-            self.job(run_id, run_log.job)
+        if job is not None:
+            self.job(run_id, job)
         self._owned_parameters(run_id, [(run_log, run_log.parameters, "")])
         self.steps(run_id, run_log.steps.values())
         if ended and not new:  # last: its barrier covers what is above, and who sees the end sees all of the run
             self._make(self._log(header, run_log, create=False, barrier=True))
-        elif ended and (run_log.job is not None or run_log.parameters or run_log.steps):
+        elif ended and (job is not None or run_log.parameters or run_log.steps):
             self._chunks.change(Change(header, lambda stored: stored, barrier=True, always=True))
 
     def job(self, run_id: str, job: JobLog) -> None:
         """The job log."""
         self._make(self._log(keys.job(run_id), job))
+
+    def _job_in(self, run_log: RunLog) -> JobLog | None:
+        return run_log.job if self._schema.knows(Kind.HEADER, "job") else None
 
     def steps(self, run_id: str, steps: Iterable[StepLog]) -> None:
         """Steps, then the branches in them."""
@@ -76,7 +80,8 @@ class Writer:
         """Branches, then the parameters and steps in them."""
         branches = list(branches)
         self._make([write for one in branches for write in self._log(keys.branch(run_id, one.internal_name), one)])
-        self._owned_parameters(run_id, [(one, one.parameters, one.internal_name) for one in branches])
+        if self._schema.knows(Kind.BRANCH, "parameters"):
+            self._owned_parameters(run_id, [(one, one.parameters, one.internal_name) for one in branches])
         steps = [step for branch in branches for step in branch.steps.values()]
         if steps:
             self.steps(run_id, steps)

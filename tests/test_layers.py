@@ -82,7 +82,8 @@ FLOORS = [
         *("config", "configuration", "configfile", "environment", "configschema", "asynchronous", ""),
     ],
     [
-        *("integrations", "integrations.hosts", "integrations.configured", "integrations.runnable"),
+        *("integrations", "integrations.hosts", "integrations.configured"),
+        *("integrations.magnus", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
         *(
             "maintenance.progress",
@@ -158,6 +159,7 @@ EXTRAS = {
     "asynchronous": {"asyncio"},
     "packs": {"zstandard"},
     "maintenance.tabular": {"pyarrow"},
+    "integrations.magnus": {"magnus"},
     "integrations.runnable": {"runnable"},
     "maintenance.importing_db_log": {"sqlalchemy"},
     "configfile": {"ruamel"},
