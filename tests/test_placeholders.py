@@ -26,7 +26,7 @@ from chunkstore.settings.placeholders import (
 SECRET = "wJalr+XUtnFEMI=K7MDENG"
 
 
-def fill(text: str, secrets: Mapping[str, object] = {"a": "1", "two words": "2", "dir/b.c-d": "3"}) -> object:  # noqa: B006
+def fill(text: str, secrets: Mapping[str, object] = {"a": "1", "two words": "2", "dir/b.c-d": "3"}) -> object:
     return filled(text, "setting", found_in(secrets))
 
 

@@ -214,7 +214,7 @@ def _raw_head(secure: Secure, backend: S3Backend, way: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("given", ["", base64.b64encode(secrets.token_bytes(32)).decode()])
+@pytest.mark.parametrize("given", ["", base64.b64encode(secrets.token_bytes(32)).decode()], ids=["none", "another one"])
 def test_who_lacks_the_customers_key_gets_an_error_and_not_the_object(
     secure: Secure, given: str, engine: str, tmp_path: Path
 ) -> None:
