@@ -222,9 +222,10 @@ async def found_by(settings: S3Settings) -> Held:
 
 
 async def _found(settings: S3Settings) -> Held:
-    # Made anew each time: a session keeps what it read, also of files that were renewed meanwhile.
-    session = session_for(settings)
     _check_authority(settings)
+    # Made anew each time: a session keeps what it read, also of files that were renewed meanwhile. And only where it is needed.
+    at_hand = settings.key or settings.use_credentials
+    session = None if at_hand and not settings.role_arn else session_for(settings)
     own = await _own(settings, session)
     held = await _of_role(settings, session, own) if settings.role_arn else own
     if held.left() <= 0:

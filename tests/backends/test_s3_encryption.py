@@ -148,6 +148,18 @@ def test_a_server_of_an_own_authority_is_trusted_by_ca_bundle_and_refused_clearl
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_sts_is_trusted_by_the_same_authority(secure: Secure, engine: str, tmp_path: Path) -> None:
+    sts = {"role_arn": "arn:aws:iam::123456789012:role/writer", "sts_endpoint_url": f"https://localhost:{secure.port}"}
+    with contextlib.closing(secure.backend(tmp_path, engine=engine, **sts)) as backend:
+        backend.put(KEY, b"x", CREATE)
+        assert backend.signed_as.startswith("role arn:aws:iam::123456789012:role/writer, assumed with the settings key")
+    with contextlib.closing(secure.backend(tmp_path, engine=engine, ca_bundle="", **sts)) as backend:
+        with pytest.raises(BackendUnavailableError, match=r"could not be assumed .*SSL") as caught:
+            backend.put(KEY, b"x", ANY)
+        assert not caught.value.transient
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_bucket_stands_in_the_name_of_the_host_where_that_is_asked_for(
     secure: Secure, engine: str, tmp_path: Path
 ) -> None:

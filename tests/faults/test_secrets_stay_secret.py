@@ -147,7 +147,7 @@ def by_role(endpoint: str, bucket: str, folder: Path) -> ChunkedRunLogStore:
         key="the-key",
         secret=SECRET,
         region="us-east-1",
-        timeout_seconds=10,
+        timeout_seconds=60,
         lock_folder=str(folder),
     )
 
