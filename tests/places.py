@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 import time
 import traceback
 import uuid
@@ -81,6 +82,12 @@ def in_database(connection_string: str, *, made: bool = True, **settings: Any) -
 def in_file(folder: Path, **settings: Any) -> Backend:
     """An SQLite database."""
     return in_database(f"sqlite:///{folder / 'runs.db'}", **settings)
+
+
+def remove_file(backend: Backend) -> None:
+    """What `in_file` has made, with its folder."""
+    backend.close()
+    shutil.rmtree(Path(backend.place.removeprefix("sqlite:///")).parent)
 
 
 def place(name: str, request: pytest.FixtureRequest, folder: Path) -> Backend:
