@@ -39,7 +39,7 @@ from chunkstore.clock import HybridClock
 from places import again, memory, place, raw
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkedRunLogStore:
     return ChunkedRunLogStore(place(request.param, request, tmp_path))
 
