@@ -27,8 +27,9 @@ _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at le
 def open_store(
     url: str | os.PathLike[str], *, schema: Schema = OWN, secrets: Secrets | None = None, **settings: object
 ) -> ChunkedRunLogStore:
-    """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, `s3://bucket/prefix` (also MinIO and its
-    like), or a database: `sqlite:///runs.db`, `postgresql://user@host/database`.
+    """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, `s3://bucket/prefix` (also MinIO's), or a database.
+
+    A database is `sqlite:///runs.db` or `postgresql://user@host/database`; in PostgreSQL `backends.sql.create_tables` makes the table.
 
     Settings are the fields of `Settings`, and those that the kind of place adds: `LocalSettings`, `S3StoreSettings` and so on. S3
     credentials that are not given come from the usual places (environment, profile, role). Nothing is sent, except where
@@ -72,7 +73,8 @@ def settings_model(url: str | os.PathLike[str]) -> type[Settings]:
 def unknown_setting(name: str, model: type[Settings], known: Collection[str] = ()) -> str:
     """What to say of a setting that a place does not have: whose it is, or the nearest. `known` are its names, if not the fields."""
     own = known or list(model.model_fields)
-    others = {field: way.model.place_name for way in _WAYS.values() for field in way.model.model_fields}
+    ways = reversed(list(_WAYS.values()))  # of a setting that several have, the first way is named
+    others = {field: way.model.place_name for way in ways for field in way.model.model_fields}
     if name in others:
         return f"{name!r} is a setting of {others[name]}; {model.place_name} has none such: leave it out"
     near = nearest_of(name, own) or nearest_of(name, list(others))
@@ -105,6 +107,13 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
         raise InvalidInputError("the URL is empty, or has a null character; give 'runs/', or 's3://bucket/prefix'")
     found = _SCHEME.match(text)
     scheme = found[1].lower() if found else "file"
+    family = scheme.partition("+")[0]
+    if family in _OTHER_DATABASES or (family in ("sqlite", "postgresql") and scheme not in _WAYS):
+        raise InvalidInputError(
+            f"no store for {scheme}:// URLs: chunkstore speaks SQLite (sqlite:///runs.db) and PostgreSQL "
+            "(postgresql://user@host/database); nothing is proven on other databases and drivers",
+            name=scheme,
+        )
     if scheme not in _WAYS:
         raise InvalidInputError(f"no store for {scheme}:// URLs; {_nearest(scheme, list(_WAYS))}", name=scheme)
     return scheme
@@ -249,6 +258,11 @@ _WAYS: Final[Mapping[str, _Way]] = {
     "sqlite+pysqlite": _Way(DatabaseSettings, _open_database),
     "postgresql+psycopg": _Way(DatabaseSettings, _open_database),
 }
+
+
+_OTHER_DATABASES: Final = frozenset(
+    {"mysql", "mariadb", "oracle", "mssql", "postgres", "cockroachdb", "duckdb", "db2", "snowflake"}
+)
 
 
 def _require(backend: Backend, promise: str) -> None:

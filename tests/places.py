@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 import time
 import traceback
 import uuid
@@ -92,6 +93,12 @@ def table_for(name: str, request: pytest.FixtureRequest, folder: Path) -> Backen
         made = in_database(server.url(), table_name=server.new_table())
     request.addfinalizer(made.close)
     return made
+
+
+def remove_file(backend: Backend) -> None:
+    """What `in_file` has made, with its folder."""
+    backend.close()
+    shutil.rmtree(Path(backend.place.removeprefix("sqlite:///")).parent)
 
 
 def place(name: str, request: pytest.FixtureRequest, folder: Path) -> Backend:

@@ -8,10 +8,12 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from chunkstore.backends.local import LocalBackend
 from chunkstore.backends.memory import MemoryBackend
 from chunkstore.testing.store_machine import store_machine
-from places import in_file
+from places import in_file, remove_file
 
 NAMES = (f"machine-{number}" for number in itertools.count())
 
@@ -23,9 +25,8 @@ TestStoresOnDisk = store_machine(
     examples=20,
 ).TestCase
 
-if find_spec("sqlalchemy") is not None:
-    TestStoresInADatabase = store_machine(
-        lambda: in_file(Path(tempfile.mkdtemp(prefix="chunkstore-machine-"))),
-        remove=lambda backend: (backend.close(), shutil.rmtree(Path(backend.place.removeprefix("sqlite:///")).parent)),
-        examples=8,
+TestStoresInAnSqliteFile = pytest.mark.skipif(find_spec("sqlalchemy") is None, reason="SQLAlchemy is not installed")(
+    store_machine(
+        lambda: in_file(Path(tempfile.mkdtemp(prefix="chunkstore-machine-"))), remove=remove_file, examples=3
     ).TestCase
+)

@@ -17,9 +17,9 @@ from sqlalchemy import Connection
 
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.sqldatabase import Database, Request, conflict
-from chunkstore.backends.sqlsettings import TABLE, Durability, SqlSettings
+from chunkstore.backends.sqlrow import TABLE, address_of, bytes_of, text_of
+from chunkstore.backends.sqlsettings import Durability, SqlSettings
 from chunkstore.backends.sqlstatements import Found, Listed, Statements
-from chunkstore.backends.sqltable import address_of, bytes_of, text_of
 from chunkstore.errors import ObjectNotFoundError
 from chunkstore.process import ProcessLocal
 
@@ -156,7 +156,8 @@ class SqlBackend:
         def work(connection: Connection, statements: Statements) -> builtins.list[Found]:
             return statements.get_many(connection, pairs)
 
-        found = self._database.run(Request("read", keys[0]), work, [])
+        nothing: builtins.list[Found] = []
+        found = self._database.run(Request("read", keys[0]), work, nothing)
         return [(key, _blob(key, each)) for each in found for key in (f"{each.run}/{each.name}",)]
 
     def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
@@ -194,9 +195,10 @@ class SqlBackend:
         run, _, start = prefix.partition("/")
 
         def work(connection: Connection, statements: Statements) -> builtins.list[Listed]:
-            return statements.list(connection, run, start)
+            return statements.listed(connection, run, start)
 
-        found = self._database.run(Request("list", prefix), work, [])
+        nothing: builtins.list[Listed] = []
+        found = self._database.run(Request("list", prefix), work, nothing)
         return (Entry(f"{run}/{name}", version, size) for name, version, size in found)
 
     def folders(self) -> Iterator[str]:
@@ -205,7 +207,9 @@ class SqlBackend:
         def work(connection: Connection, statements: Statements) -> builtins.list[str]:
             return statements.folders(connection)
 
-        return iter([run for run in self._database.run(Request("list", ""), work, []) if not run.startswith(".")])
+        nothing: builtins.list[str] = []
+        found = self._database.run(Request("list", ""), work, nothing)
+        return iter([run for run in found if not run.startswith(".")])
 
     def close(self) -> None:
         """Lets this process's connections go. They are made anew when the backend is used again."""

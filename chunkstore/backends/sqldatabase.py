@@ -50,9 +50,9 @@ class Side(Speech, Protocol):
     ascii_only: bool
     makes_table: bool
     completes_table: bool
+    token: int
+    """Another one for another file: what is known of the table holds as long as it stays."""
 
-    @property
-    def token(self) -> object: ...
     def guard(self) -> AbstractContextManager[object]: ...
     def find(self, *, make: bool) -> bool: ...
     def limit(self, connection: Connection, until: float) -> None: ...
@@ -87,7 +87,7 @@ class _Here:
 
     def __init__(self, settings: SqlSettings) -> None:
         self.side = _side_of(settings)
-        self.known: tuple[object, Statements] | None = None
+        self.known: tuple[int, Statements] | None = None
         self._finalizer = weakref.finalize(self, _dispose, self.side.engine, os.getpid())
 
     def known_statements(self) -> Statements | None:
@@ -138,7 +138,7 @@ class Database:
         """What the question gives, which needs no table."""
         here = self._here.get()
 
-        def once(until: float, sent: list[bool]) -> T:
+        def once(until: float, _: list[bool]) -> T:
             with here.side.guard(), here.side.engine.connect() as connection:
                 here.side.limit(connection, until)
                 return question(connection)
@@ -242,7 +242,9 @@ class Database:
         found = connection.execute(twins).all()
         if not found:
             return
-        named = "; ".join(f"run_id {run!r}, attribute_key {name!r}: {times}" for run, name, times in found[:_SHOWN_KEYS])
+        named = "; ".join(
+            f"run_id {run!r}, attribute_key {name!r}: {times}" for run, name, times in found[:_SHOWN_KEYS]
+        )
         more = f"; and {len(found) - _SHOWN_KEYS} more" if len(found) > _SHOWN_KEYS else ""
         raise NotSupportedError(
             f"the table {self.settings.table_name!r} of {self.settings.place} cannot get a unique key: {len(found)} pairs of "
@@ -263,7 +265,8 @@ class Database:
         if fault is sqlfaults.CONDITION:
             return conflict(key, place)
         times = f", {tries} tries" if tries > 1 else ""
-        message = f"cannot {request.verb} {key!r} in {place}: {fault.what} ({said}{times}). {fault.advice}"
+        shown = f" {key!r} in" if key else ""
+        message = f"cannot {request.verb}{shown} {place}: {fault.what} ({said}{times}). {fault.advice}"
         if request.write and fault.landed:
             return WriteStateUnknownError(
                 f"{message} It may have been written: read it to know.", transient=fault.transient, key=key
@@ -278,9 +281,10 @@ class Database:
     def close(self) -> None:
         """Lets this process's connections go."""
         if self._here.is_made:
-            side = self._here.get().side
-            with side.guard():
-                side.engine.dispose()
+            here = self._here.get()
+            with here.side.guard():
+                here.side.engine.dispose()
+                here.known = None
 
 
 def conflict(key: str, place: str) -> ConflictError:

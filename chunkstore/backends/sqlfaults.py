@@ -65,11 +65,15 @@ CERTIFICATE: Final = Fault(
 )
 BROKEN: Final = Fault("the connection broke", "Try again.", transient=True, landed=True)
 LATE: Final = Fault("there was no answer in time", "Try again, or raise the deadline.", transient=True, landed=True)
-CANCELLED: Final = Fault("the statement took too long and was stopped", "Try again, or raise the deadline.", transient=True)
+CANCELLED: Final = Fault(
+    "the statement took too long and was stopped", "Try again, or raise the deadline.", transient=True
+)
 DISK: Final = Fault(
     "the disk failed", "Look at the disk and the system's log, then run `PRAGMA integrity_check`.", landed=True
 )
-DAMAGED: Final = Fault("the file is no SQLite database, or damaged", "Restore it from a backup, or choose another file.")
+DAMAGED: Final = Fault(
+    "the file is no SQLite database, or damaged", "Restore it from a backup, or choose another file."
+)
 CANNOT_OPEN: Final = Fault(
     "the file cannot be opened", "Make the folder readable and writable for this user, or choose another one."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sqlite3
@@ -15,12 +16,15 @@ from urllib.parse import quote
 import sqlalchemy
 from sqlalchemy import Connection, Engine, FromClause, QueuePool, bindparam, func, literal_column
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.expression import ColumnElement, TableClause
 
 from chunkstore.backends.contract import Guarantees
+from chunkstore.backends.sqlrow import COLUMNS, VERSION, Address
 from chunkstore.backends.sqlsettings import SqlSettings
-from chunkstore.backends.sqltable import COLUMNS, VERSION, Address, Shape, is_ours
+from chunkstore.backends.sqltable import Shape, is_ours
 from chunkstore.process import NO_FORK
+
+log = logging.getLogger(__name__)
 
 _RANDOM: Final = "lower(hex(randomblob(12)))"
 
@@ -33,9 +37,8 @@ class SqliteFile:
     """
 
     collation = "BINARY"
-    insert = staticmethod(sqlite.insert)
     now: ColumnElement[Any] = func.strftime("%Y-%m-%d %H:%M:%f000", "now")
-    new_pk = None
+    new_pk: ColumnElement[Any] | None = None
     ascii_only = False
     concurrency = 1
 
@@ -43,6 +46,7 @@ class SqliteFile:
         self._path = settings.path
         self._durability = settings.durability or "barrier"
         self._seen: tuple[int, int] | None = None
+        self.token = 0
         self._making = False
         self.makes_table = settings.create_tables is not False
         self.completes_table = settings.create_tables is True
@@ -69,16 +73,12 @@ class SqliteFile:
         if now != self._seen:
             # What is written to a file that has lost its name is lost.
             self.engine.dispose()
+            self.token += 1
         self._making = make and now is None
         if self._making:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
         self._seen = now
         return now is not None or make
-
-    @property
-    def token(self) -> object:
-        """Another one for another file: what is known of the table holds as long as it stays."""
-        return self._seen
 
     def limit(self, connection: Connection, until: float) -> None:
         """Nothing to do: no statement waits."""
@@ -142,6 +142,9 @@ class SqliteFile:
         finally:
             connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
 
+    def insert(self, table: TableClause) -> Any:
+        return sqlite.insert(table)
+
     def octets(self, value: ColumnElement[str]) -> ColumnElement[int]:
         return func.length(sqlalchemy.cast(value, sqlalchemy.LargeBinary))
 
@@ -161,7 +164,11 @@ class SqliteFile:
 
     def make(self, connection: Connection, table: str, shape: Shape) -> None:
         """The table, or what an old one lacks, in one transaction."""
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL").all()
+        mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar_one()
+        if mode != "wal":
+            log.warning(
+                "%s keeps no write-ahead log (it says %r): readers and writers wait for each other", self._path, mode
+            )
         with _transaction(connection):
             for statement in self._steps(connection, table):
                 connection.exec_driver_sql(statement)
@@ -172,12 +179,12 @@ class SqliteFile:
         if VERSION not in {row[1] for row in connection.exec_driver_sql(f'PRAGMA table_info("{table}")')}:
             yield f'ALTER TABLE "{table}" ADD COLUMN {VERSION} TEXT'
         ours = f"{VERSION} IS NULL AND ({self._ours('')})"
-        yield f'UPDATE "{table}" SET {VERSION} = {_RANDOM} WHERE {ours}'
+        yield f'UPDATE "{table}" SET {VERSION} = {_RANDOM} WHERE {ours}'  # noqa: S608  the name is checked
         yield (
             f'CREATE UNIQUE INDEX IF NOT EXISTS "{table}_chunk" ON "{table}" '
             f"(run_id COLLATE BINARY, attribute_key COLLATE BINARY) WHERE {VERSION} IS NOT NULL"
         )
-        renewed = f'BEGIN UPDATE "{table}" SET {VERSION} = {_RANDOM} WHERE pk = NEW.pk; END'
+        renewed = f'BEGIN UPDATE "{table}" SET {VERSION} = {_RANDOM} WHERE pk = NEW.pk; END'  # noqa: S608  the same
         yield (
             f'CREATE TRIGGER IF NOT EXISTS "{table}_inserted" AFTER INSERT ON "{table}" '
             f"WHEN NEW.{VERSION} IS NULL AND ({self._ours('NEW.')}) {renewed}"

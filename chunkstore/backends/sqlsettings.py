@@ -11,15 +11,17 @@ from urllib.parse import unquote
 import sqlalchemy
 from sqlalchemy.engine import URL
 
+from chunkstore.backends.sqlrow import TABLE
 from chunkstore.errors import InvalidInputError, NotSupportedError
 
 Durability = Literal["process", "barrier", "power"]
 
-TABLE: Final = "db_log"
 _NAME: Final = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,49}")
 _SQLITE: Final = frozenset({"sqlite", "sqlite+pysqlite"})
 _POSTGRESQL: Final = frozenset({"postgresql", "postgresql+psycopg"})
-_HELP: Final = "chunkstore speaks SQLite (sqlite:///runs.db) and PostgreSQL by psycopg 3 (postgresql://user@host/database)"
+_HELP: Final = (
+    "chunkstore speaks SQLite (sqlite:///runs.db) and PostgreSQL by psycopg 3 (postgresql://user@host/database)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +44,7 @@ class SqlSettings:
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, before anything is sent."""
-        if not isinstance(self.connection_string, str) or not self.connection_string.strip():
+        if not self.connection_string.strip():
             raise InvalidInputError(f"the connection string is empty; {_HELP}")
         if not _NAME.fullmatch(self.table_name):
             raise InvalidInputError(
@@ -77,15 +79,12 @@ class SqlSettings:
         url = _parsed(self.connection_string)
         if url.drivername.lower() not in _POSTGRESQL:
             raise _unknown(url.drivername)
-        return url.set(drivername="postgresql+psycopg", password=self.password or url.password)
+        return by_our_driver(url).set(password=self.password or url.password)
 
     @property
     def place(self) -> str:
         """The place for people: no password, and nothing of what follows the `?`, where there may be another."""
-        if self.is_sqlite:
-            shown = _url_of(self.path)
-        else:
-            shown = self.url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+        shown = _url_of(self.path) if self.is_sqlite else shown_url(self.url)
         return shown if self.table_name == TABLE else f"{shown}, table {self.table_name}"
 
     def rooted(self) -> SqlSettings:
@@ -93,6 +92,17 @@ class SqlSettings:
         if not self.is_sqlite:
             return self
         return replace(self, connection_string=_url_of(os.path.abspath(os.path.expanduser(self.path))))
+
+
+def by_our_driver(url: URL) -> URL:
+    """The URL with psycopg 3, where it names PostgreSQL and no driver."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername.lower() in _POSTGRESQL else url
+
+
+def shown_url(url: URL) -> str:
+    """A URL for people: no password, no driver of ours, and nothing of what follows the `?`, where there may be another secret."""
+    plain = url.drivername.removesuffix("+psycopg")
+    return url.set(drivername=plain, query={}).render_as_string(hide_password=True)
 
 
 def _url_of(path: str) -> str:
@@ -124,7 +134,9 @@ def _check_file(connection_string: str, password: str) -> None:
             "afterwards"
         )
     if query or "\0" in unquote(path):
-        raise InvalidInputError("the SQLite URL has a ? or a null character; leave out what follows, and write %3F for a ?")
+        raise InvalidInputError(
+            "the SQLite URL has a ? or a null character; leave out what follows, and write %3F for a ?"
+        )
     if password:
         raise InvalidInputError("an SQLite file has no password; leave it out")
 

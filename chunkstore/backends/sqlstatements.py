@@ -6,7 +6,7 @@ the row, compares, writes where the row is still as it was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import ColumnElement, TableClause
 
 from chunkstore.backends.contract import Condition
-from chunkstore.backends.sqltable import Address, end_of, is_ours, size_of, sort_of, version_of
+from chunkstore.backends.sqlrow import Address, sort_of, version_of
+from chunkstore.backends.sqltable import end_of, is_ours, size_of
 
 
 class Found(NamedTuple):
@@ -52,12 +53,14 @@ class Speech(Protocol):
 
     collation: str
     """Compares byte by byte."""
-    insert: Callable[[TableClause], Any]
-    """An INSERT that knows ON CONFLICT."""
     now: ColumnElement[Any]
     """UTC, by the clock of the database, as the seed's `created_at` is."""
     new_pk: ColumnElement[Any] | None
     """The next primary key, where the column has no default."""
+
+    def insert(self, table: TableClause) -> Any:
+        """An INSERT that knows ON CONFLICT."""
+        ...
 
     def octets(self, value: ColumnElement[str]) -> ColumnElement[int]:
         """The length of a text in bytes."""
@@ -85,7 +88,7 @@ class Statements(Protocol):
         self, connection: Connection, address: Address, value: str, condition: Condition, new: str
     ) -> str | None: ...
     def delete(self, connection: Connection, address: Address, version: str | None) -> bool: ...
-    def list(self, connection: Connection, run: str, start: str) -> list[Listed]: ...
+    def listed(self, connection: Connection, run: str, start: str) -> list[Listed]: ...
     def folders(self, connection: Connection) -> list[str]: ...
 
 
@@ -162,14 +165,14 @@ class Versioned(_Common):
     @cached_property
     def _replace(self) -> Executable:
         made = self.speech.insert(self.table).values(**self._values(), version=bindparam("new"))
-        changed = {"attribute_value": bindparam("value"), "version": bindparam("new")}
+        changed: dict[str, Any] = {"attribute_value": bindparam("value"), "version": bindparam("new")}
         made = made.on_conflict_do_update(index_elements=self._unique, index_where=self._is_ours, set_=changed)
         return _counted(made)
 
     @cached_property
     def _update(self) -> Executable:
-        changed = update(self.table).where(self._here, self.table.c.version == bindparam("old"))
-        return changed.values(attribute_value=bindparam("value"), version=bindparam("new"))
+        values: dict[str, Any] = {"attribute_value": bindparam("value"), "version": bindparam("new")}
+        return update(self.table).where(self._here, self.table.c.version == bindparam("old")).values(values)
 
     @property
     def _unique(self) -> list[Any]:
@@ -202,7 +205,7 @@ class Versioned(_Common):
         done = connection.execute(gone.where(self.table.c.version == bindparam("old")), {**given, "old": version})
         return bool(done.rowcount) or self.get(connection, address) is None
 
-    def list(self, connection: Connection, run: str, start: str) -> list[Listed]:
+    def listed(self, connection: Connection, run: str, start: str) -> list[Listed]:
         columns = self.table.c
         found = select(columns.attribute_key, columns.version, self._size)
         found = self._within(found.where(self._run == bindparam("run"), self._is_ours), start)
@@ -288,7 +291,7 @@ class Unversioned(_Common):
         """Only where the row is as it was read, also for programs that take no lock."""
         return self._of_row(statement, row).where(self.table.c.attribute_value == row[1])
 
-    def list(self, connection: Connection, run: str, start: str) -> list[Listed]:
+    def listed(self, connection: Connection, run: str, start: str) -> list[Listed]:
         columns = self.table.c
         found = select(columns.attribute_key, columns.attribute_type, self._size).where(self._run == bindparam("run"))
         rows = connection.execute(self._within(found, start), _span(run, start))

@@ -21,13 +21,13 @@ from string import Template
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
+from chunkstore.backends.sqlfaults import fault_of
+from chunkstore.backends.sqlrow import COLUMNS, TABLE, is_ours
 from chunkstore.errors import BackendUnavailableError, FormatError, InvalidInputError, NotSupportedError
 from chunkstore.maintenance.foreign import Fields, ForeignRun, Record, nanoseconds_of, read_json, read_object, the_same
 from chunkstore.maintenance.importing_folders import shown
 from chunkstore.maintenance.importing_magnus import Found, take_run
 
-COLUMNS: Final = ("pk", "run_id", "attribute_key", "attribute_type", "attribute_value", "created_at")
-TABLE: Final = "db_log"
 _SQLITE: Final = b"SQLite format 3\0"
 _AT_ONCE: Final = 500
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+]*://")
@@ -56,8 +56,8 @@ class Database(Protocol):
         """The table, for people, without a password."""
         ...
 
-    def runs(self) -> list[tuple[Any, str | None]]:
-        """The primary key and the run id of every row, by key."""
+    def runs(self) -> list[tuple[Any, str | None, str | None, str | None]]:
+        """The primary key, the run id, the attribute key and the type of every row, by primary key."""
         ...
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
@@ -84,7 +84,9 @@ def runs_in(source: str) -> Iterator[ForeignRun]:
     """
     database: Database = _Alchemy(source) if _URL.match(source) else _SqliteFile(Path(source))
     pks: dict[str, list[Any]] = {}
-    for pk, run_id in database.runs():
+    for pk, run_id, name, sort in database.runs():
+        if is_ours(name, sort):  # a store of chunkstore may be in the same table
+            continue
         pks.setdefault(run_id if isinstance(run_id, str) else "", []).append(pk)
     for run_id, found in pks.items():
         yield ForeignRun(run_id, database.place, _Reading(database, run_id, found))
@@ -198,8 +200,9 @@ class _SqliteFile:
         """The file and the table."""
         return f"{shown(self._path)}, table {self._table}"
 
-    def runs(self) -> list[tuple[Any, str | None]]:
-        return self._ask(f"SELECT pk, run_id FROM {_quoted(self._table)} ORDER BY pk")  # noqa: S608  the name is quoted
+    def runs(self) -> list[tuple[Any, str | None, str | None, str | None]]:
+        columns = "pk, run_id, attribute_key, attribute_type"
+        return self._ask(f"SELECT {columns} FROM {_quoted(self._table)} ORDER BY pk")  # noqa: S608  the name is quoted
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
         columns = ", ".join(column for column in COLUMNS if column != "run_id")
@@ -252,10 +255,12 @@ class _Alchemy:
             ) from error
         self._sql = sqlalchemy
         filled = _filled(url)
+        from chunkstore.backends.sqlsettings import by_our_driver, shown_url
+
         try:
-            parsed = sqlalchemy.make_url(filled)
-            self._url = parsed.render_as_string(hide_password=True)
-            self._engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool)
+            parsed = by_our_driver(sqlalchemy.make_url(filled))
+            self._url = shown_url(parsed)
+            self._engine = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool, hide_parameters=True)
         except (sqlalchemy.exc.ArgumentError, ValueError, ImportError) as error:
             told = str(error) if isinstance(error, ImportError) else "its URL is none of SQLAlchemy"
             raise InvalidInputError(f"the database cannot be opened: {told}") from None  # the URL may hold a password
@@ -267,11 +272,10 @@ class _Alchemy:
         """The URL and the table."""
         return f"{self._url}, table {self._name}"
 
-    def runs(self) -> list[tuple[Any, str | None]]:
+    def runs(self) -> list[tuple[Any, str | None, str | None, str | None]]:
         columns = self._table.c
-        return [
-            (pk, run_id) for pk, run_id in self._ask(self._sql.select(columns.pk, columns.run_id).order_by(columns.pk))
-        ]
+        asked = self._sql.select(columns.pk, columns.run_id, columns.attribute_key, columns.attribute_type)
+        return [(pk, run_id, name, sort) for pk, run_id, name, sort in self._ask(asked.order_by(columns.pk))]
 
     def rows(self, pks: Sequence[Any]) -> list[Row]:
         columns = self._table.c
@@ -284,14 +288,18 @@ class _Alchemy:
             names = [*found.get_table_names(), *found.get_view_names()]
             return {name: [column["name"] for column in found.get_columns(name)] for name in names}
         except self._sql.exc.SQLAlchemyError as error:
-            raise self._silent(error) from error
+            silent = self._silent(error)
+        raise silent
 
     def _ask(self, question: Any) -> list[Any]:
         try:
             with self._engine.connect() as connection:
                 return list(connection.execute(question))
         except self._sql.exc.SQLAlchemyError as error:
-            raise self._silent(error) from error
+            silent = self._silent(error)
+        raise silent
 
     def _silent(self, error: Exception) -> BackendUnavailableError:
-        return BackendUnavailableError(f"{self._url} does not answer as it should: {type(error).__name__}")
+        """To be raised outside of `except`: what SQLAlchemy raises leads to the connection, and the password in it."""
+        fault, said = fault_of(getattr(error, "orig", None) or error, sent=False)
+        return BackendUnavailableError(f"{self._url}: {fault.what} ({said}). {fault.advice}", transient=fault.transient)

@@ -15,6 +15,7 @@ from chunkstore import keys
 from chunkstore.assembly import collector_paused
 from chunkstore.backends import CREATE
 from chunkstore.backends.memory import MemoryBackend
+from chunkstore.backends.sqlrow import TABLE
 from chunkstore.errors import FormatError, InvalidInputError
 from chunkstore.maintenance import import_json, importing_db_log, importing_magnus, importing_runnable
 from chunkstore.maintenance.conversion import objects_of
@@ -162,7 +163,7 @@ def _unknown(path: Path) -> str:
         return f"{shown(path)} is a store of chunkstore already; copy its runs with cp"
     return (
         f"{shown(path)} holds no runs that we know: a folder has RUN.json or RUN/RunLog.json, as runnable and magnus write them, a database the "
-        f"table {importing_db_log.TABLE}. Where it should, name the format: {', '.join(NAMES)}"
+        f"table {TABLE}. Where it should, name the format: {', '.join(NAMES)}"
     )
 
 

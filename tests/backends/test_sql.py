@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -18,6 +17,7 @@ from chunkstore.backends import Backend
 from chunkstore.backends.sql import SqlBackend, create_tables
 from chunkstore.testing import BackendSuite, Witness
 from chunkstore.testing.machine import backend_machine
+from places import in_file, remove_file
 
 OLD_TABLE = """
     CREATE TABLE db_log (pk INTEGER NOT NULL, run_id TEXT, attribute_key TEXT, attribute_type TEXT, attribute_value TEXT,
@@ -86,13 +86,6 @@ class TestSqliteWithACompletedTable(TestSqliteBackend):
         return path
 
 
-def _machine_backend() -> SqlBackend:
-    return SqlBackend(f"sqlite:///{tempfile.mkdtemp(prefix='chunkstore-machine-')}/runs.db")
-
-
-def _remove(backend: Backend) -> None:
-    backend.close()
-    shutil.rmtree(Path(backend.place.removeprefix("sqlite:///")).parent)
-
-
-TestSqliteMachine = backend_machine(_machine_backend, remove=_remove).TestCase
+TestSqliteMachine = backend_machine(
+    lambda: in_file(Path(tempfile.mkdtemp(prefix="chunkstore-machine-"))), remove=remove_file, examples=15
+).TestCase

@@ -64,7 +64,7 @@ def objects(backend: Backend) -> dict[str, bytes]:
     return {entry.key: backend.get(entry.key).data for name in prefixes for entry in backend.list(f"{name}/")}
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkedRunLogStore:
     return fill(ChunkedRunLogStore(place(request.param, request, tmp_path)))
 

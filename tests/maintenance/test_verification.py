@@ -74,7 +74,7 @@ class ReadsOnly(CountingBackend):
         raise AssertionError(f"a delete of {key}")
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkedRunLogStore:
     return fill(ChunkedRunLogStore(place(request.param, request, tmp_path)))
 

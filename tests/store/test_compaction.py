@@ -149,7 +149,7 @@ def loose(backend: Backend) -> list[str]:
     )
 
 
-@pytest.fixture(params=["memory", "local", "moto", "faults", "minio", "rclone"])
+@pytest.fixture(params=["memory", "local", "sqlite", "moto", "faults", "minio", "rclone"])
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     backend = place(request.param, request, tmp_path)
     yield backend
