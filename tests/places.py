@@ -84,6 +84,17 @@ def in_file(folder: Path, **settings: Any) -> Backend:
     return in_database(f"sqlite:///{folder / 'runs.db'}", **settings)
 
 
+def table_for(name: str, request: pytest.FixtureRequest, folder: Path) -> Backend:
+    """A table for a test, whose connections end with it."""
+    if name == "sqlite":
+        made = in_file(folder)
+    else:
+        server = request.getfixturevalue("postgres_server")
+        made = in_database(server.url(), table_name=server.new_table())
+    request.addfinalizer(made.close)
+    return made
+
+
 def remove_file(backend: Backend) -> None:
     """What `in_file` has made, with its folder."""
     backend.close()
@@ -96,11 +107,8 @@ def place(name: str, request: pytest.FixtureRequest, folder: Path) -> Backend:
         return memory()
     if name == "local":
         return LocalBackend(folder / "runs")
-    if name == "sqlite":
-        return in_file(folder)
-    if name == "postgres":
-        server = request.getfixturevalue("postgres_server")
-        return in_database(server.url(), table_name=server.new_table())
+    if name in {"sqlite", "postgres"}:
+        return table_for(name, request, folder)
     return in_bucket(request.getfixturevalue(f"{name}_server"), folder)
 
 

@@ -42,6 +42,11 @@ LOCKS: Final = "backends/hostlock.py"
 S3: Final = "backends/s3.py"
 S3FS: Final = "backends/s3fsengine.py"
 SERVER: Final = "backends/s3server.py"
+SQL: Final = "backends/sqlstatements.py"
+SQL_DATABASE: Final = "backends/sqldatabase.py"
+SQL_FAULTS: Final = "backends/sqlfaults.py"
+SQLITE: Final = "backends/sqlitefile.py"
+POSTGRES: Final = "backends/postgres.py"
 CHUNKS: Final = "chunks.py"
 WAITING: Final = "waiting.py"
 GREENLETS: Final = "greenlets.py"
@@ -527,6 +532,65 @@ MUTANTS: Final = (
         "unpacker.decompress(packed, size + 1)",
         "unpacker.decompress(packed)",
         "test_packs.py",
+    ),
+    Mutant(
+        "sql: a create leaves what is there",
+        SQL,
+        "        made = made.on_conflict_do_nothing(index_elements=self._unique, index_where=self._is_ours)\n",
+        "        changed = {'attribute_value': bindparam('value'), 'version': bindparam('new')}\n"
+        "        made = made.on_conflict_do_update(\n"
+        "            index_elements=self._unique, index_where=self._is_ours, set_=changed\n"
+        "        )\n",
+        "backends/test_sql.py -k TestSqliteBackend and one_wins and threads",
+    ),
+    Mutant(
+        "sql: an update compares the version",
+        SQL,
+        'update(self.table).where(self._here, self.table.c.version == bindparam("old"))',
+        "update(self.table).where(self._here)",
+        "backends/test_sql.py -k TestSqliteBackend and updaters and threads",
+    ),
+    Mutant(
+        "sql: a conditional delete compares the version",
+        SQL,
+        'gone.where(self.table.c.version == bindparam("old"))',
+        "gone",
+        "backends/test_sql.py -k TestSqliteBackend and conditional_delete",
+    ),
+    Mutant(
+        "sql: a write whose reply was lost is read back, and not sent again",
+        SQL_DATABASE,
+        "    return fault.resend if request.write else fault.transient\n",
+        "    return fault.transient\n",
+        "faults/test_sql_wire.py -k attempts or creates or known",
+    ),
+    Mutant(
+        "sql: a serialization failure is tried again",
+        SQL_FAULTS,
+        'way", "Try again.", transient=True, resend=True)',
+        'way", "Try again.", transient=True)',
+        "faults/test_sql_server.py -k next_try",
+    ),
+    Mutant(
+        "sqlite: a file that was removed is let go",
+        SQLITE,
+        "        if now != self._seen:\n",
+        "        if False:\n",
+        "faults/test_sql_file.py -k removed",
+    ),
+    Mutant(
+        "postgres: no answer is waited for beyond the deadline",
+        POSTGRES,
+        "                if not ready and time.monotonic() > self.until:\n",
+        "                if False:\n",
+        "faults/test_sql_server.py -k hangs",
+    ),
+    Mutant(
+        "postgres: a connection that the server closed is not used",
+        POSTGRES,
+        "        silent = not _readable(link.fileno())\n",
+        "        silent = True\n",
+        "faults/test_sql_server.py -k restarted",
     ),
     Mutant(
         "a run id is escaped",

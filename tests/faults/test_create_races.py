@@ -146,6 +146,17 @@ def test_exactly_one_wins_on_minio(
     tally("creates raced, minio", count)
 
 
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+@pytest.mark.parametrize("processes", [2, 8])
+def test_exactly_one_wins_in_a_database(
+    request: pytest.FixtureRequest, tmp_path: Path, tally: Tally, name: str, processes: int
+) -> None:
+    count = between(50, 500)
+    store = ChunkedRunLogStore(place(name, request, tmp_path))
+    prove(store, race(store, processes, count), count)
+    tally(f"creates raced, {name}", count)
+
+
 @pytest.fixture(scope="module")
 def faults() -> Iterator[FaultServer]:
     with fault_server() as server:
@@ -214,7 +225,7 @@ def found_all(store: ChunkedRunLogStore, me: int, count: int, gate: Any) -> set[
     return won
 
 
-@pytest.mark.parametrize("name", ["local", "minio"])
+@pytest.mark.parametrize("name", ["local", "minio", "sqlite", "postgres"])
 def test_runs_put_by_hand_and_a_winner_of_the_create_all_keep_what_they_wrote(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, tally: Tally
 ) -> None:

@@ -172,7 +172,7 @@ def sessions(store: ChunkedRunLogStore, mine: Callable[[str], bool]) -> set[str]
     return {name for one in chunks if mine(one.chunk.envelope.name) for name in one.chunk.envelope.writers}
 
 
-@on("local", "minio", "moto")
+@on("local", "minio", "moto", "sqlite", "postgres")
 def test_children_forked_at_random_moments_beside_busy_threads_neither_hang_nor_lose_nor_write_as_another(
     store: ChunkedRunLogStore, request: pytest.FixtureRequest, tally: Tally
 ) -> None:
@@ -226,7 +226,7 @@ def test_in_memory_a_child_has_all_that_was_acknowledged_before_the_fork_and_its
     tally("forks, memory", FORKS["memory"])
 
 
-@on("local", "minio")
+@on("local", "minio", "sqlite", "postgres")
 def test_a_pool_that_forks_a_new_worker_for_each_task_works_beside_busy_threads(
     store: ChunkedRunLogStore, tally: Tally
 ) -> None:
@@ -268,7 +268,7 @@ def test_an_executor_that_forks_when_it_needs_a_worker_works_beside_busy_threads
     tally("forks, by an executor", 4)
 
 
-@on("local", "minio")
+@on("local", "minio", "sqlite", "postgres")
 def test_a_fork_inside_a_thread_and_inside_a_running_loop_works(store: ChunkedRunLogStore, tally: Tally) -> None:
     failures: list[BaseException] = []
 
@@ -372,7 +372,7 @@ LEAVING = """
 """
 
 
-@on("local", "minio")
+@on("local", "minio", "sqlite", "postgres")
 def test_whichever_way_a_child_leaves_its_parents_connections_stay_usable(
     store: ChunkedRunLogStore, tally: Tally
 ) -> None:
@@ -395,7 +395,7 @@ def test_whichever_way_a_child_leaves_its_parents_connections_stay_usable(
     tally("forks, ways of a child to leave", len(WAYS))
 
 
-@on("local", "minio")
+@on("local", "minio", "sqlite", "postgres")
 def test_a_program_that_is_started_inherits_neither_locks_nor_connections(store: ChunkedRunLogStore) -> None:
     program = "import os; print([os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{fd}')])"
     locks: HostLocks = store.backend._locks  # type: ignore[attr-defined]

@@ -277,12 +277,12 @@ def test_the_whole_api_is_linearizable_while_requests_fail_and_writers_are_kille
     assert sum(recorded.unknown.values()) < recorded.calls // 10, recorded.unknown  # or most of it was never tried
 
 
-@pytest.mark.parametrize("where", ["local", "minio", "faults"])
+@pytest.mark.parametrize("where", ["local", "minio", "faults", "sqlite", "postgres"])
 def test_a_number_that_eight_processes_count_up_misses_none_and_counts_none_twice(
     where: str, request: pytest.FixtureRequest, tmp_path: Path, tally: Tally
 ) -> None:
     # Of more additions whose outcome nobody knows the checker cannot say in which order they came: so in several numbers.
-    numbers = {"local": 1, "minio": 1, "faults": between(1, 3)}[where]
+    numbers = between(1, 3) if where == "faults" else 1
     calls = between(1_600, 16_000) if where == "local" else between(160, 2_400)
     for number in range(numbers):
         folder = tmp_path / str(number)
@@ -319,7 +319,7 @@ def counted(store: ChunkedRunLogStore, folder: Path, calls: int, faulty: pytest.
     return recorded
 
 
-@pytest.mark.parametrize("where", ["local", "minio"])
+@pytest.mark.parametrize("where", ["local", "minio", "sqlite", "postgres"])
 def test_objects_are_registers_with_create_and_swap_while_writers_are_killed(
     where: str, request: pytest.FixtureRequest, tmp_path: Path, tally: Tally
 ) -> None:

@@ -33,7 +33,7 @@ from places import again, at_once, between, memory, place
 from rigs import Tally
 
 WRITERS: Final = 4
-PLACES: Final = ("memory", "local", "minio")
+PLACES: Final = ("memory", "local", "minio", "sqlite", "postgres")
 GIVEN: Final = {"first": 1, "shared": "first", **{f"own {me}": -1 for me in range(WRITERS)}}
 """The parameters of the run and of its branch at the start; each writer changes its own and hands back all."""
 
@@ -456,7 +456,7 @@ class Raced:
 def raced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raced]:
     name = request.param
     store = ChunkedRunLogStore(place(name, request, tmp_path_factory.mktemp("raced")))
-    count = between(4, 25) if name == "minio" else between(8, 60)
+    count = between(8, 60) if name in {"memory", "local"} else between(4, 25)
     for race in RACES:
         prepared(store, race)
     if store.backend.guarantees.across_processes:

@@ -18,7 +18,7 @@ from odd_names import ALPHABET, NAMES, NO_TEXT
 from places import again, between, memory, place
 from rigs import Tally
 
-PLACES = ["memory", "local", "moto", "minio", "rclone"]
+PLACES = ["memory", "local", "moto", "minio", "rclone", "sqlite", "postgres"]
 ROLES: dict[str, Callable[[str], ChunkId]] = {
     "step": lambda name: keys.step("r", name),
     "branch": lambda name: keys.branch("r", name),

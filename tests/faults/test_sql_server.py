@@ -17,6 +17,7 @@ import pytest
 
 from chunkstore import BackendUnavailableError, ChunkedRunLogStore, StepLog, WriteStateUnknownError
 from chunkstore.backends import ANY, FOUND, Backend, unchanged
+from chunkstore.store import StoreSettings
 from databases import Postgres
 from places import again, at_once, between, in_database
 from rigs import Tally
@@ -185,8 +186,22 @@ def test_a_server_that_acknowledges_before_it_writes_is_noticed_by_the_test_abov
 
 # Hanging.
 
-DEADLINE: Final = 1.5
+DEADLINE: Final = 4.0
+TURN: Final = DEADLINE / 4
+"""What one call of the backend may take, as `chunkstore.open` sets it."""
 LATE: Final = DEADLINE + 1.0
+CONNECTING: Final = 2 * 2.0
+"""libpq gives each connection two seconds at least, however short the deadline; two may be tried for one call."""
+
+
+def hasty(backend: Backend) -> Store:
+    """A store with the deadline, whose backend has a quarter of it for each call."""
+    return Store(backend, settings=StoreSettings(timeout_seconds=DEADLINE))
+
+
+def warm(backend: Backend) -> None:
+    """With a connection, and what the table offers known; a busy machine may need longer than the deadline for that."""
+    sure(lambda: list(backend.folders()))
 
 
 def ended(store: Store, act: Act) -> tuple[Exception | None, float]:
@@ -204,7 +219,7 @@ def judged(name: str, backend: Backend, error: Exception | None, seconds: float)
     assert error.transient, (name, error)
     assert backend.place in str(error), (name, error)
     assert name not in READS or not isinstance(error, WriteStateUnknownError), (name, error)
-    assert seconds <= LATE, (name, seconds, error)
+    assert seconds <= LATE + (CONNECTING if "postgresql" in backend.place else 0), (name, seconds, error)
 
 
 @pytest.mark.parametrize("pooled", [True, False], ids=["with a connection in the pool", "without"])
@@ -214,17 +229,17 @@ def test_a_server_that_hangs_is_given_up_in_time_and_used_again_when_it_comes_ba
     table = mortal.new_table()
     with closing(in_database(mortal.url(), table_name=table)) as plain:
         filled(plain)
-    backends = [in_database(mortal.url(), table_name=table, deadline=DEADLINE) for _ in ALL_OF_THEM]
+    backends = [in_database(mortal.url(), table_name=table, made=False, deadline=TURN) for _ in ALL_OF_THEM]
     for backend in backends if pooled else []:
-        list(backend.folders())
+        warm(backend)
     mortal.pause()
     with ThreadPoolExecutor(len(backends)) as pool:
-        outcomes = list(pool.map(ended, map(Store, backends), ALL_OF_THEM.values()))
+        outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values()))
     mortal.resume()
     for (name, _), backend, outcome in zip(ALL_OF_THEM.items(), backends, outcomes, strict=True):
         judged(name, backend, *outcome)
     for backend in backends:
-        backend.put("later/run.json", b"x", ANY)
+        sure(backend.put, "later/run.json", b"x", ANY)
         backend.close()
     tally("operations that a deadline ended", len(outcomes))
 
@@ -248,11 +263,13 @@ def test_a_table_that_another_program_holds_is_given_up_in_time(
 ) -> None:
     with closing(in_database(postgres_server.url(), table_name=table)) as plain:
         filled(plain)
-    backends = [in_database(postgres_server.url(), table_name=table, deadline=DEADLINE) for _ in ALL_OF_THEM]
+    backends = [
+        in_database(postgres_server.url(), table_name=table, made=False, deadline=DEADLINE) for _ in ALL_OF_THEM
+    ]
     for backend in backends:
-        list(backend.folders())
+        warm(backend)
     with locked(postgres_server, table), ThreadPoolExecutor(len(backends)) as pool:
-        outcomes = list(pool.map(ended, map(Store, backends), ALL_OF_THEM.values()))
+        outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values()))
     for (name, _), backend, outcome in zip(ALL_OF_THEM.items(), backends, outcomes, strict=True):
         judged(name, backend, *outcome)
         backend.close()
@@ -451,8 +468,8 @@ def set_or_try_again(url: str, table: str, me: int) -> None:
 
 
 def test_a_wrong_password_and_a_missing_database_are_said_without_the_password(postgres_server: Postgres) -> None:
-    wrong = in_database(postgres_server.url(password="open sesame"), table_name="t", deadline=5.0)
-    missing = in_database(postgres_server.url() + "_not_there", table_name="t", deadline=5.0)
+    wrong = in_database(postgres_server.url(password="open sesame"), table_name="t", made=False, deadline=5.0)
+    missing = in_database(postgres_server.url() + "_not_there", table_name="t", made=False, deadline=5.0)
     for backend, words in ((wrong, "password"), (missing, "not_there")):
         with closing(backend), pytest.raises(BackendUnavailableError, match=words) as refused:
             backend.put("r/run.json", b"x", FOUND)

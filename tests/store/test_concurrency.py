@@ -19,7 +19,7 @@ from places import again, at_once, in_bucket, meanwhile, memory, place, sized
 
 WRITERS = 8
 # Not moto: its own check and its write are two steps, and under load a plain client too sees two winners.
-PLACES = ["memory", "local", "faults", "minio"]
+PLACES = ["memory", "local", "faults", "minio", "sqlite", "postgres"]
 
 
 @pytest.fixture

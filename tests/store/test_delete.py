@@ -26,7 +26,7 @@ from chunkstore.testing import CountingBackend
 from places import again, place
 
 
-@pytest.fixture(params=["memory", "local", "sqlite", "minio"])
+@pytest.fixture(params=["memory", "local", "minio", "sqlite", "postgres"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return place(request.param, request, tmp_path)
 

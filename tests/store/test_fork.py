@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["local", "sqlite", "moto", "rclone", "minio"])
+@pytest.fixture(params=["local", "moto", "rclone", "minio", "sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkedRunLogStore:
     """Used by several threads before anybody forks, so that connections and threads are there."""
     made = ChunkedRunLogStore(place(request.param, request, tmp_path))
