@@ -83,8 +83,8 @@ class ChunkStoreRunLogStore(Configured, datastore.BaseRunLogStore):
 
     service_name: str = "chunkstore"
 
-    _handed: tuple[str, Mapping[str, Content]] = PrivateAttr(("", {}))
-    """The run whose parameters were read last, and what each of them was."""
+    _handed: Mapping[str, Content] = PrivateAttr(default_factory=dict)
+    """What each of the parameters that were read last was, by its key."""
 
     @classmethod
     def find_secret(cls, name: str) -> str | None:
@@ -134,18 +134,17 @@ class ChunkStoreRunLogStore(Configured, datastore.BaseRunLogStore):
     def get_parameters(self, run_id: str, **_kwargs: object) -> dict[str, Any]:
         with _magnus_errors():
             parameters = self.store.get_parameters(run_id)
-        self._handed = (run_id, parameters.seen)
+        self._handed = parameters.seen
         return parameters
 
     def set_parameters(self, run_id: str, parameters: Mapping[str, object], **_kwargs: object) -> None:
         # After each task magnus gives back all parameters of the run, as they were when the task began: those that it
         # did not change must not undo what another branch set meanwhile, whatever this process has read since.
         if not isinstance(parameters, Parameters):
-            of_run, seen = self._handed
-            parameters = Parameters(_as_json(parameters), seen if of_run == run_id else {})
+            parameters = Parameters(_as_json(parameters), self._handed)
         with _magnus_errors():
             self.store.set_parameters(run_id, parameters)
-        self._handed = (run_id, parameters.seen)
+        self._handed = parameters.seen
 
     def get_run_config(self, run_id: str, **_kwargs: object) -> dict[str, Any]:
         with _magnus_errors():

@@ -162,6 +162,16 @@ def test_a_run_that_exists_is_not_begun_again(nightly: RunLog, project: MagnusPr
     assert project.place.read("nightly") == nightly
 
 
+def test_the_values_of_a_map_may_have_any_name(project: MagnusProject) -> None:
+    parts = ["1.5", "eu/west", "a.b.json", "ü 😀", "[red]", "</script>", "x" * 300]
+    (project.folder / "parts.yaml").write_text(json.dumps({"parts": parts}))
+    succeeded(project.execute("names", "names", "-p", "parts.yaml"))
+    branches = project.place.read("names").steps["m"].branches
+    assert [(name, list(branch.steps)) for name, branch in branches.items()] == [
+        (f"m.{part}", [f"m.{part}.s", f"m.{part}.s-1", f"m.{part}.success"]) for part in parts
+    ]
+
+
 # Again
 
 
