@@ -106,7 +106,8 @@ class TestTaking:
     def test_one_has_it_and_the_other_is_told_who(self, backend: Hooked, passing: Time) -> None:
         lease = taken(backend, passing, holder="first [red] \x1b[31m")
         with pytest.raises(
-            LeaseHeldError, match=r"'executor' of run 'r' .* held by 'first \[red\] \\x1b\[31m' since 20"
+            LeaseHeldError,
+            match=r"'executor' of run 'r' .* held by 'first \[red\] \\x1b\[31m' \('.*, process \d+'\) since 20",
         ) as told:
             taken(backend, passing)
         assert (told.value.holder, told.value.generation, told.value.run_id) == (lease.holder, 1, "r")
