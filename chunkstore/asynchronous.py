@@ -208,7 +208,7 @@ class AsyncChunkedRunLogStore:
     lease = _twin(ChunkedRunLogStore.lease)
 
     async def fenced(self, lease: Lease | WorkerLease) -> AsyncChunkedRunLogStore:
-        """A store for the lease's run whose writes raise `LeaseLostError` once the lease is lost.
+        """A store for the lease's run whose writes raise `LeaseLostError` once the lease is lost; `chunkstore.fencing` says exactly what is certain.
 
         Await it; all else is as `ChunkedRunLogStore.fenced` says.
         """

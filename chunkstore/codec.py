@@ -130,7 +130,7 @@ def _envelope(facts: Mapping[str, Any]) -> Envelope:
         raise TypeError("names and times are texts")
     if set(map(type, writers.values())) - _INTEGERS:
         raise TypeError("writers are numbered")
-    if fences and set(map(type, fences.values())) - _INTEGERS:
+    if fences is not NO_FENCES and set(map(type, fences.values())) - _INTEGERS:
         raise TypeError("generations are numbers")
     if {type(deleted), type(packed)} != _TRUTHS:
         raise TypeError("deleted and packed are truth values")

@@ -86,13 +86,14 @@ class LeaseError(ChunkStoreError):
 
 
 class LeaseHeldError(LeaseError):
-    """Another process holds the lease: `holder` says who, `since` since when by its clock, `generation` which holding it is."""
+    """Another holds the lease: `holder` says who, `process` where (user, host, process), `since` since when by its clock, `generation` which holding it is."""
 
     def __init__(
         self,
         message: str,
         *,
         holder: str = "",
+        process: str = "",
         since: str = "",
         generation: int = 0,
         run_id: str = "",
@@ -101,6 +102,7 @@ class LeaseHeldError(LeaseError):
     ) -> None:
         super().__init__(message, run_id=run_id, name=name, key=key)
         self.holder = holder
+        self.process = process
         self.since = since
         self.generation = generation
 

@@ -54,9 +54,16 @@ class Record:
     ttl: float
     """Seconds after which others may take the lease over, unless the record changed meanwhile."""
     holder: str
-    """Who it is, for people."""
+    """Who it is, for people, as he calls himself."""
+    process: str
+    """User, host and process, for people."""
     since: str
     """When it was taken, by the holder's clock, for people."""
+
+    @property
+    def who(self) -> str:
+        """Holder and process, for messages."""
+        return repr(self.holder) if self.holder == self.process else f"{self.holder!r} ({self.process!r})"
 
     @property
     def is_held(self) -> bool:
@@ -88,6 +95,7 @@ def decode(data: bytes, key: str) -> Record:
             int(facts["beat"]),
             float(facts["ttl"]),
             str(facts["holder"]),
+            str(facts["process"]),
             str(facts["since"]),
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -435,7 +435,7 @@ def take(
     """Takes a lease; see `ChunkedRunLogStore.lease`."""
     _require_usable(backend, run_id, name, ttl, wait, across_hosts=across_hosts)
     records = Records(backend, run_id, name, clock.sleep)
-    record = Record(run_id, name, 0, secrets.token_hex(8), 1, float(ttl), holder or _who(), _now())
+    record = Record(run_id, name, 0, secrets.token_hex(8), 1, float(ttl), holder or _who(), _who(), _now())
     sent, held = _Taking(records, record, clock).taken(wait)
     lease = Lease(records, held, sent + record.ttl, clock, on_loss)
     if heartbeat:
@@ -526,9 +526,10 @@ class _Taking:
 
     def _held(self, record: Record) -> LeaseHeldError:
         return LeaseHeldError(
-            f"the lease {record.name!r} of run {record.run!r} in {self._records.backend.place} is held by {record.holder!r} since "
+            f"the lease {record.name!r} of run {record.run!r} in {self._records.backend.place} is held by {record.who} since "
             f"{record.since}; wait for it (wait=…), or end that process: it is taken over once it was not renewed for {record.ttl:g} s",
             holder=record.holder,
+            process=record.process,
             since=record.since,
             generation=record.generation,
             run_id=record.run,
@@ -587,7 +588,7 @@ def _told(there: Seen | None) -> str:
     record = there.record
     if not record.is_held:
         return f"it was released, at generation {record.generation}"
-    return f"{record.holder!r} holds it, at generation {record.generation}, since {record.since}"
+    return f"{record.who} holds it, at generation {record.generation}, since {record.since}"
 
 
 def _who() -> str:

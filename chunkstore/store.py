@@ -606,7 +606,7 @@ class ChunkedRunLogStore:
 
         It is renewed by a thread every third of `ttl` seconds; with `heartbeat=False` by `Lease.renew`, called by you. Where another process holds it, it is waited for
         `wait` seconds: until it is released, or was not renewed for its whole `ttl`. `on_loss` is called once, in the thread that notices; without it the loss is logged as a warning.
-        `holder` is told to others; user, host and process, if not given.
+        `holder` is told to others, with user, host and process.
 
         Raises `LeaseHeldError`; `NotSupportedError` where the place has no conditional writes, or `across_hosts` is asked for and it keeps
         only one host's processes apart. Two requests, four the first time; one for each look while it waits, five in a `ttl`; one for each renewal.

@@ -23,6 +23,7 @@ from chunkstore.values import Content
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 KEY = "r/step.map.eu.train.json"
+STAMP = "2026-11-21T12:00:00.123456789Z"
 clean_text = st.text(st.characters(exclude_categories=["Cs"]))
 envelopes = st.builds(
     Envelope,
@@ -34,6 +35,7 @@ envelopes = st.builds(
     writers=st.dictionaries(st.text("0123456789abcdef", min_size=12, max_size=12), st.integers(1, 2**40), max_size=4),
     deleted=st.booleans(),
     founded=clean_text,
+    fences=st.dictionaries(clean_text, st.integers(1, 2**40), max_size=2),
 )
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None, categories=None))
 bodies = st.dictionaries(
@@ -219,6 +221,10 @@ def test_an_unreadable_format_is_damage(format_: bytes) -> None:
         *(
             facts(created_at=...) + b",\n}",
             facts(exact=[]) + b",\n}",
+            *(
+                facts(created_at=STAMP, fences=odd) + b",\n}"
+                for odd in (None, "", [1], {"executor": "1"}, {"executor": True}, 1)
+            ),
             facts(exact={"/a": 1}) + b",\n}",
             facts(exact="x") + b",\n}",
         ),

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from chunkstore import ChunkedRunLogStore, ChunkStoreError, Lease, LeaseHeldError, LeaseLostError
+from chunkstore import ChunkedRunLogStore, ChunkStoreError, Lease, LeaseHeldError, LeaseLostError, NotSupportedError
 from chunkstore.backends import Backend, Condition
 from chunkstore.backends.local import LocalBackend
 from chunkstore.leases import boot_seconds, take
+from chunkstore.maintenance import sweep_leases
 from chunkstore.testing import CountingBackend
 from places import again, at_once, between, in_bucket
 from rigs import Tally
@@ -38,8 +39,8 @@ pytestmark = [
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "minio":
-        return in_bucket(request.getfixturevalue("minio_server"), tmp_path)
+    if request.param in ("minio", "rclone"):
+        return in_bucket(request.getfixturevalue(f"{request.param}_server"), tmp_path)
     local = LocalBackend(tmp_path / "runs")
     return local if request.param == "local" else Elsewhere(local)
 
@@ -334,3 +335,28 @@ def test_of_four_executors_one_drives_the_run(tmp_path: Path) -> None:
     assert found.count("held") == 3
     run = ChunkedRunLogStore(backend).get_run_log_by_id("pipeline")
     assert (run.tag, run.status, sorted(run.steps)) == (winner, "SUCCESS", list("01234"))
+
+
+@on("rclone")
+def test_where_a_server_ignores_conditions_it_keeps_the_processes_of_this_host_apart_and_says_so(
+    backend: Backend,
+) -> None:
+    store = founded(backend)
+    with store.lease("r") as lease:
+        assert not lease.across_hosts
+        with pytest.raises(LeaseHeldError):
+            store.lease("r")
+        write(store.fenced(lease), "status", "FIRST")
+    with pytest.raises(NotSupportedError, match="processes of one host"):
+        store.lease("r", across_hosts=True)
+    assert store.lease("r", heartbeat=False).generation == 2
+
+
+@on("minio")
+def test_on_minio_it_reaches_other_hosts_and_its_record_stays(backend: Backend) -> None:
+    store = founded(backend)
+    with store.lease("r", across_hosts=True) as lease:
+        assert lease.across_hosts
+    store.delete_run_log("r")
+    with pytest.raises(NotSupportedError, match="leases stay"):
+        sweep_leases(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chunkstore import (
+    AsyncChunkedRunLogStore,
     BackendUnavailableError,
     ChunkedRunLogStore,
     FormatError,
@@ -38,6 +40,7 @@ from chunkstore.maintenance import copy_runs, list_leases, sweep_leases, verify,
 from chunkstore.testing import CountingBackend
 from chunkstore.testing.wrappers import Fault, FlakyBackend
 from places import again, at_once, memory
+from twins import Awaited
 
 KEY = ".leases/r@executor.json"
 WATCHDOG = 60.0
@@ -103,7 +106,8 @@ class TestTaking:
     def test_one_has_it_and_the_other_is_told_who(self, backend: Hooked, passing: Time) -> None:
         lease = taken(backend, passing, holder="first [red] \x1b[31m")
         with pytest.raises(
-            LeaseHeldError, match=r"'executor' of run 'r' .* held by 'first \[red\] \\x1b\[31m' since 20"
+            LeaseHeldError,
+            match=r"'executor' of run 'r' .* held by 'first \[red\] \\x1b\[31m' \('.*, process \d+'\) since 20",
         ) as told:
             taken(backend, passing)
         assert (told.value.holder, told.value.generation, told.value.run_id) == (lease.holder, 1, "r")
@@ -343,7 +347,9 @@ class TestLoss:
 
     def test_a_lease_that_nobody_has_any_more_is_not_renewed(self) -> None:
         inner = memory()
-        take(inner, "r", ttl=0.2)  # its value is dropped
+        lease = take(inner, "r", ttl=0.2)
+        assert until(lambda: json.loads(inner.get(KEY).data)["beat"] >= 3)
+        del lease
         assert take(inner, "r", wait=WATCHDOG, heartbeat=False).generation == 2
 
     def test_it_is_noticed_while_a_renewal_hangs(self) -> None:
@@ -404,6 +410,14 @@ class TestFencedWrites:
         assert lease.lost
         if name != "create_run_log":
             assert fenced.get_run_log_by_id("r").status == "CREATED"
+
+    def test_a_delete_is_refused_too(self, store: ChunkedRunLogStore, backend: Hooked, passing: Time) -> None:
+        fenced = store.fenced(taken(backend, passing))
+        step(fenced)
+        passing.on(30)
+        with pytest.raises(LeaseLostError):
+            fenced.backend.delete("r/step.s.json")
+        assert list(again(store).get_run_log_by_id("r").steps) == ["s"]
 
     @pytest.mark.parametrize("name", WRITES)
     def test_each_works_before_it(self, store: ChunkedRunLogStore, backend: Hooked, passing: Time, name: str) -> None:
@@ -548,24 +562,36 @@ class TestStoppedBetweenCheckAndWrite:
                 if key == "r/step.s.json":
                     passing.on(31)
                     taker.start()
-                    taker.join(0.2)
-                    found.append("taken" if not taker.is_alive() else "waits")
+                    found.append("taken" if taken_over.wait(0.2) else "waits")
                 return super().put(key, data, condition, barrier=barrier)
 
         def take_over() -> None:
-            later = ChunkedRunLogStore(backend).fenced(taken(backend, passing, wait=60))
+            lease = taken(backend, passing, wait=60)
+            taken_over.set()
+            later = ChunkedRunLogStore(backend).fenced(lease)
             found.extend(later.get_run_log_by_id("r").steps)
 
         backend = Slow(f"slow {id(found)}" if sort == "memory" else tmp_path / "runs")
         store = ChunkedRunLogStore(backend)
         store.create_run_log("r")
         fenced = store.fenced(taken(backend, passing))
-        taker = threading.Thread(target=take_over)
+        taken_over, taker = threading.Event(), threading.Thread(target=take_over)
         step(fenced)
         taker.join(WATCHDOG)
         assert found == ["waits", "s"]
         with pytest.raises(LeaseLostError):
             step(fenced, "t")
+
+    def test_there_it_is_looked_at_whatever_the_holder_believes(self, passing: Time) -> None:
+        backend = memory()
+        store = ChunkedRunLogStore(backend)
+        store.create_run_log("r")
+        fenced = store.fenced(lease := taken(backend, passing))
+        taken(backend, Time(), wait=60)  # a clock that runs away
+        with pytest.raises(LeaseLostError, match="at generation 2"):
+            step(fenced)
+        assert lease.lost
+        assert again(store).get_run_log_by_id("r").steps == {}
 
 
 class TestWorkers:
@@ -621,6 +647,29 @@ def use_inherited(lease: Lease, fenced: ChunkedRunLogStore) -> str:
     with pytest.raises(InvalidInputError, match="forked off"):
         lease.renew()
     return "not mine to renew"
+
+
+class TestOnALoop:
+    @pytest.mark.parametrize("sort", ["carried", "in threads"])
+    def test_one_has_it_and_writes_under_it(self, sort: str, tmp_path: Path) -> None:
+        if sort == "carried":
+            pytest.importorskip("greenlet")
+        backend = Awaited() if sort == "carried" else LocalBackend(tmp_path / "runs")
+
+        async def work() -> None:
+            async with AsyncChunkedRunLogStore(ChunkedRunLogStore(backend)) as store:
+                lease = await store.lease("r", ttl=60)
+                with pytest.raises(LeaseHeldError):
+                    await store.lease("r", wait=0.05)
+                fenced = await store.fenced(lease)
+                await fenced.create_run_log("r")
+                await asyncio.gather(*(fenced.set_parameters("r", {f"{number}": number}) for number in range(20)))
+                await asyncio.to_thread(lease.release)
+                with pytest.raises(LeaseLostError):
+                    await fenced.update_run_log_status("r", "SUCCESS")
+                assert len(await store.get_parameters("r")) == 20
+
+        asyncio.run(work())
 
 
 class TestBesideRuns:
