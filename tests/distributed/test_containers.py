@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_on_minio_nothing_is_mounted_and_variables_bring_the_credentials(
     # Runnable gives a container its variables, without their prefix, and nothing else of the host's environment.
     variables = {f"RUNNABLE_VAR_{name}": value for name, value in access.items()}
     with project(tmp_path, store, **{"pipeline-executor": local_container()}) as running:
-        printed = drive(running, "two", **access, **variables)
+        drive(running, "two", **access, **variables)
     assert [container.binds for container in running.containers.values()] == [{}] * 2
     assert all(access.items() <= container.environment.items() for container in running.containers.values())
     settings = {"endpoint_url": minio_server.endpoint_url, "key": minio_server.key, "secret": minio_server.secret}
@@ -129,7 +129,7 @@ class Cluster:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 
@@ -186,3 +186,33 @@ def test_a_kubernetes_job_mounts_the_run_logs_and_its_pod_writes_there(tmp_path:
             assert running.containers[name].code == 0, running.containers[name].output.decode()
     run = chunkstore.open(held).get_run_log_by_id(RUN)
     assert (run.status, run.job.status, run.parameters["sum"].value) == ("SUCCESS", "SUCCESS", 3)
+
+
+def filled(text: str) -> str:
+    """What argo makes of a template's text."""
+    for name, value in {"run_id": RUN, "log_level": "INFO", "retry_run_id": "", "retry_indicator": ""}.items():
+        text = text.replace(f"{{{{workflow.parameters.{name}}}}}", value)
+    return text
+
+
+def test_the_pods_of_an_argo_workflow_write_onto_the_claim(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("ruamel.yaml")
+    workflow = {"metadata": {"generateName": "p-", "namespace": "default"}, "spec": {}}
+    config = {"pvc_for_runnable": "claim", "defaults": {"image": "image"}, "argo_workflow": workflow}
+    store = {"type": "chunkstore-fs", "config": {"log_folder": "runs"}}
+    claim = tmp_path / "claim"
+    claim.mkdir()
+    with project(tmp_path, store, **{"pipeline-executor": {"type": "argo", "config": config}}) as running:
+        drive(running, "two")
+        spec = yaml.YAML(typ="safe").load(tmp_path / "project" / "argo-pipeline.yaml")["spec"]
+        assert [each["persistentVolumeClaim"]["claimName"] for each in spec["volumes"]] == ["claim"]
+        pods = {each["name"].partition("-")[0]: each["container"] for each in spec["templates"] if "container" in each}
+        for name in ("give", "double", "success"):
+            assert [mount["mountPath"] for mount in pods[name]["volumeMounts"]] == ["/tmp"]
+            environment = [f"{each['name']}={filled(each['value'])}" for each in pods[name]["env"]]
+            command = [filled(word) for word in pods[name]["command"]]
+            pod = running.create({"Cmd": command, "Env": environment, "HostConfig": {"Binds": [f"{claim}:/tmp:rw"]}})
+            running.start(running.containers[pod])
+            running.containers[pod].wait()
+            assert running.containers[pod].code == 0, running.containers[pod].output.decode()
+    assert_two_steps(chunkstore.open(claim / "run_logs"))
