@@ -93,7 +93,9 @@ def test_a_missing_secret_is_named_with_its_setting_and_without_the_rest_of_the_
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize("secrets", [{"a": SECRET}, {"a": SecretStr(SECRET)}, {"a": SECRET}.__getitem__, {"a": SECRET}.get])
+@pytest.mark.parametrize(
+    "secrets", [{"a": SECRET}, {"a": SecretStr(SECRET)}, {"a": SECRET}.__getitem__, {"a": SECRET}.get]
+)
 def test_secrets_are_a_mapping_or_a_function_of_names(secrets: Secrets) -> None:
     find = found_in(secrets)
     assert find("a") == SECRET

@@ -126,7 +126,11 @@ def _surroundings(settings: S3Settings) -> tuple[object, ...]:
     ]  # settings that name a variable
     usual = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
     files = [os.environ.get(name) or path for name, path in usual.items()]
-    return *obeyed, *named, *(_state_of(path) for path in [*files, settings.credentials_file, settings.ca_bundle] if path)
+    return (
+        *obeyed,
+        *named,
+        *(_state_of(path) for path in [*files, settings.credentials_file, settings.ca_bundle] if path),
+    )
 
 
 def _state_of(path: str) -> tuple[int, ...]:
