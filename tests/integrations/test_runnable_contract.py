@@ -129,7 +129,9 @@ def test_parallel_branches_are_allowed_except_in_memory(tmp_path: Path) -> None:
     assert ChunkStoreRunLogStore(url=str(tmp_path)).supports_parallel_writes is True
     assert ChunkStoreRunLogStore(url="Memory://").supports_parallel_writes is False
     assert ChunkStoreRunLogStore(url=str(tmp_path), supports_parallel_writes=False).supports_parallel_writes is False
-    assert ChunkStoreRunLogStore(url=str(tmp_path), supports_parallel_writes=False).store.supports_parallel_writes is False
+    assert (
+        ChunkStoreRunLogStore(url=str(tmp_path), supports_parallel_writes=False).store.supports_parallel_writes is False
+    )
     with pytest.raises(InvalidInputError, match="memory is one process's own"):
         ChunkStoreRunLogStore(url="memory://x", supports_parallel_writes=True)
 
