@@ -50,7 +50,7 @@ def open_store(
 
 def open_checked(url: str | os.PathLike[str], settings: Settings, *, schema: Schema = OWN) -> ChunkedRunLogStore:
     """`open_store`, with settings that are checked already."""
-    backend = _mock(url) if settings.mock else open_backend(url, settings)
+    backend = open_backend(url, settings)
     if settings.require is not None:
         _require(backend, settings.require)
     return ChunkedRunLogStore(backend, settings=settings.for_store(), schema=schema)
@@ -87,7 +87,9 @@ def schemes() -> dict[str, type[Settings]]:
 
 
 def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
-    """The place that a URL names; the settings are those of `checked_settings` for it."""
+    """The place that a URL names, or memory in its stead with `mock`; the settings are those of `checked_settings` for it."""
+    if settings.mock:
+        return _mock(url)
     scheme = scheme_of(url)
     way = _WAYS[scheme]
     if not isinstance(settings, way.model):

@@ -4,11 +4,14 @@ import contextlib
 import io
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 import chunkstore
+from chunkstore.settings.configs import KEYS
 
 TOP = Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -71,6 +74,28 @@ def test_every_setting_is_documented_with_its_default_where_its_kind_of_place_is
             assert f"| {str(field.default).lower()} |" in rows[name]
         elif isinstance(field.default, str) and field.default:
             assert f"| {field.default} |" in rows[name].replace("| `", "| ").replace("` |", " |")
+
+
+def test_every_key_of_a_type_is_documented_with_its_default() -> None:
+    page = (TOP / "docs/reference/settings.md").read_text()
+    rows = dict(re.findall(r"^\| (`chunkstore[\w-]*` \| `\w+`) \| (.+?) \|", page, re.MULTILINE))
+    assert rows == {"`chunkstore` | `url`": "required", **dict(_keys())}
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    """What a type has beside the settings of its place, or with another default."""
+    for kind, model in KEYS.items():
+        inherited = model.__mro__[2].model_fields
+        for name, field in model.model_fields.items():
+            choices = getattr(field.validation_alias, "choices", [name])
+            if (
+                name not in inherited
+                or (field is not inherited[name]
+                and (field.default, choices) != (inherited[name].default, [name]))
+            ):
+                secret = isinstance(field.default, SecretStr)
+                default = f"`{field.default.get_secret_value()}`" if secret else str(field.default or "none")
+                yield f"`{kind}` | `{choices[0]}`", "required" if field.is_required() else default
 
 
 def test_every_error_is_documented() -> None:

@@ -137,3 +137,32 @@ def test_the_store_is_closed_also_where_the_command_fails(
     with pytest.raises(RuntimeError), open_store_of(nightly.backend.place):
         raise RuntimeError
     assert closed == [nightly.backend.place]
+
+
+def test_the_settings_beside_the_url_of_the_environment_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path("chunkstore.toml"), '[stores.prod]\nurl = "runs"\nretention_days = 7\n')
+    monkeypatch.setenv("CHUNKSTORE_RETENTION_DAYS", "3")
+    monkeypatch.setenv("CHUNKSTORE_URL", "by-environment")
+    for given, days in (("by-environment", 3), ("by-option", 90), ("prod", 7)):
+        with open_store_of(given, None, new=True) as store:
+            assert store.settings.retention_days == days
+    monkeypatch.setenv("CHUNKSTORE_RETENTION", "3")
+    with pytest.raises(InvalidInputError, match="CHUNKSTORE_RETENTION: there is no setting 'retention'"):
+        place_meant("by-environment", None)
+
+
+def test_a_placeholder_in_the_file_is_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path("c.toml"), '[stores.prod]\nurl = "s3://${BUCKET}/x"\nkey = "k"\nsecret = "${SECRET}$$"\n')
+    with pytest.raises(InvalidInputError, match="the secret 'BUCKET' of url is not known"):
+        place_meant("prod", Path("c.toml"))
+    monkeypatch.setenv("BUCKET", "b")
+    monkeypatch.setenv("SECRET", SECRET)
+    place = place_meant("prod", Path("c.toml"))[0]
+    assert (place.url, place.settings["secret"]) == ("s3://b/x", f"{SECRET}$")
+    assert SECRET not in repr(place)
+
+
+def test_the_schema_of_a_type_is_printed_and_listed() -> None:
+    assert '"s3_bucket"' in run("schema", "chunkstore-s3").out
+    assert run("schema", "type chunkstore-s3").out == run("schema", "chunkstore-s3").out
+    assert "type chunkstore-db" in run("schema").out
