@@ -35,6 +35,7 @@ from chunkstore.errors import (
     ObjectNotFoundError,
     StorageFullError,
 )
+from chunkstore.maintenance import examine
 
 
 @pytest.fixture
@@ -495,3 +496,23 @@ def test_the_library_is_imported_without_sqlalchemy() -> None:
 def test_no_row_of_magnus_passes_for_ours() -> None:
     for name, sort in [("run_log", "RunLog"), ("a.b.c", "StepLog"), ("a.b", "BranchLog"), ("alpha", "Parameter")]:
         assert not is_ours(name, sort)
+
+
+def test_doctor_says_what_the_table_and_the_file_are(path: Path) -> None:
+    old_table(path)
+    before = examine(f"sqlite:///{path}")
+    assert (before.outcome("table"), before.outcome("write-ahead log")) == ("no", "no")
+    assert any("create_tables" in advice for advice in before.advice)
+    create_tables(f"sqlite:///{path}")
+    after = examine(f"sqlite:///{path}")
+    assert (after.outcome("table"), after.outcome("write-ahead log"), after.writers) == ("yes", "yes", "one host")
+    assert {check.name for check in after.checks} >= {"file system", "create race", "update race"}
+
+
+def test_a_misspelt_file_is_named_by_a_command_and_not_made(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("typer")
+    from chunkstore.cli import main
+
+    assert main(["ls", "-s", f"sqlite:///{path}"]) != 0
+    assert f"there is no file {path}" in capsys.readouterr().err
+    assert not path.exists()
