@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import databases
 import servers
 
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).resolve().parent.parent
 BENCHMARKS = TOP / "benchmarks"
+POSTGRES = ("floor postgres", "chunkstore postgres")
 CORE = ("count", "conflicts", "requests", "median", "p90", "p99", "max")
 
 
@@ -58,7 +60,7 @@ def test_there_is_a_test_for_each_benchmark() -> None:
     names = {path.stem for path in BENCHMARKS.glob("bench_*.py")}
     assert names == {
         *("bench_write", "bench_read", "bench_contention", "bench_requests"),
-        *("bench_engines", "bench_runs", "bench_packs", "bench_memory"),
+        *("bench_engines", "bench_runs", "bench_packs", "bench_memory", "bench_databases"),
     }
 
 
@@ -119,6 +121,19 @@ def test_the_benchmark_of_runs_finds_them_with_and_without_an_index() -> None:
     assert rows_of(output, "index, new store")
     assert rows_of(output, "floor, no index")
     assert "peak MB" in output
+
+
+def test_the_benchmark_of_databases_shows_them_beside_local_disk_and_loses_nothing() -> None:
+    for module in databases.CLIENTS:
+        pytest.importorskip(module)
+    output = output_of("bench_databases")
+    assert all(f"  {column}" in output for column in CORE)
+    found = ["chunkstore local barrier", "chunkstore sqlite barrier", "floor sqlite power", *POSTGRES]
+    for contestant in found:
+        *_, many = rows_of(output, contestant)
+        assert many[-1] == "0", f"{contestant} lost writes"
+    reads = re.findall(r"^full read, cold +chunkstore (?:sqlite \w+|postgres) +(.+)$", output, re.MULTILINE)
+    assert {row.split()[2] for row in reads} == {"2"}  # statements
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process")
