@@ -166,6 +166,7 @@ def bench_s3(server: Any, size: Size, results: Results) -> None:
         return S3Backend(
             bucket=bucket,
             prefix="runs",
+            max_connections=64,
             endpoint_url=endpoint,
             key=server.key,
             secret=server.secret,

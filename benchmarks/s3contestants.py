@@ -35,8 +35,9 @@ if installed("runnable", "boto3"):
             return SimpleNamespace(run_id=CURRENT_RUN["id"])
 
 
-def settings_of(server: Any) -> dict[str, str]:
-    return {"endpoint_url": server.endpoint_url, "key": server.key, "secret": server.secret, "region": server.region}
+def settings_of(server: Any) -> dict[str, Any]:
+    access = {"endpoint_url": server.endpoint_url, "key": server.key, "secret": server.secret, "region": server.region}
+    return {**access, "max_connections": AT_ONCE}
 
 
 class ChunkstoreS3:

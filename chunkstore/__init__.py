@@ -6,8 +6,9 @@
 
 from chunkstore.asynchronous import AsyncChunkedRunLogStore, open_async
 from chunkstore.compaction import Compaction
-from chunkstore.config import Settings
 from chunkstore.config import open_store as open  # noqa: A004  the module's name says what is opened: chunkstore.open
+from chunkstore.configfile import open_config
+from chunkstore.environment import open_from_environment
 from chunkstore.errors import (
     AlreadyExistsError,
     BackendUnavailableError,
@@ -50,6 +51,7 @@ from chunkstore.models import (
 from chunkstore.queries import RunFilter, RunPage
 from chunkstore.reading import Finding, Parameters, Reading
 from chunkstore.reindexing import ReindexReport
+from chunkstore.settings import DatabaseSettings, LocalSettings, MemorySettings, S3StoreSettings, Settings
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Compaction",
     "ConflictError",
     "DataCatalog",
+    "DatabaseSettings",
     "Finding",
     "FormatError",
     "InvalidInputError",
@@ -75,6 +78,8 @@ __all__ = [
     "LeaseError",
     "LeaseHeldError",
     "LeaseLostError",
+    "LocalSettings",
+    "MemorySettings",
     "MetricParameter",
     "NewerFormatError",
     "NotFoundError",
@@ -91,6 +96,7 @@ __all__ = [
     "RunLogExistsError",
     "RunLogNotFoundError",
     "RunPage",
+    "S3StoreSettings",
     "Settings",
     "Status",
     "StepAttempt",
@@ -102,4 +108,6 @@ __all__ = [
     "WriteStateUnknownError",
     "open",
     "open_async",
+    "open_config",
+    "open_from_environment",
 ]

@@ -20,6 +20,7 @@ from chunkstore.errors import NotSupportedError
 from chunkstore.leases import Lease, WorkerLease
 from chunkstore.process import ProcessLocal
 from chunkstore.schema import OWN, Schema
+from chunkstore.settings.placeholders import Secrets
 from chunkstore.store import ChunkedRunLogStore, StoreSettings
 
 if TYPE_CHECKING:
@@ -286,9 +287,11 @@ class Opening:
         return AsyncChunkedRunLogStore(await asyncio.to_thread(self._start))
 
 
-def open_async(url: str | os.PathLike[str], *, schema: Schema = OWN, **settings: object) -> Opening:
+def open_async(
+    url: str | os.PathLike[str], *, schema: Schema = OWN, secrets: Secrets | None = None, **settings: object
+) -> Opening:
     """A store for asyncio: `async with chunkstore.open_async(url) as store:`, or `store = await chunkstore.open_async(url)`.
 
     Places, settings and errors are those of `chunkstore.open`; `NotSupportedError` also where the extra `async` is needed and not installed.
     """
-    return Opening(functools.partial(open_store, url, schema=schema, **settings))
+    return Opening(functools.partial(open_store, url, schema=schema, secrets=secrets, **settings))

@@ -150,14 +150,16 @@ class Chunks:
         timing: Timing | None = None,
         clock: HybridClock | None = None,
         announce: Announce | None = None,
+        known_for_seconds: float = 0.0,
         fence: Fence | None = None,
     ) -> None:
         self.backend = backend
         self._announce = announce
         self._fence = fence
-        self.known = KnownChunks(known_bytes)
         self._compress_above = compress_above
         self._timing = timing or Timing()
+        self._known_for_seconds = known_for_seconds
+        self.known = KnownChunks(known_bytes, self._timing.now if known_for_seconds else None)
         self._clock = clock or HybridClock()
         self.unpacker = Unpacker(backend, self.known, self._clock, self._rereads)
         self._idle_sessions: ProcessLocal[list[_Session]] = ProcessLocal(list)
@@ -167,6 +169,15 @@ class Chunks:
         """The chunk as this process saw it last; None where its run was deleted and made anew since, as far as that is known."""
         stored = self.known.get(keys.key_of(chunk))
         return stored if stored is not None and self.stands(stored) else None
+
+    def recent(self, chunk: ChunkId) -> Stored | None:
+        """The chunk as this process saw it, where that is not longer ago than a caller allowed; None otherwise. No request."""
+        if not self._known_for_seconds:
+            return None
+        since = self.known.since(keys.key_of(chunk))
+        if since is None or self._timing.now() - since > self._known_for_seconds:
+            return None
+        return self.last_seen(chunk)
 
     def create(self, chunk: ChunkId, content: Content) -> Stored:
         """Founds a run: the first chunk of its folder. Raises `AlreadyExistsError`. One request, durable at once."""

@@ -3,108 +3,97 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from chunkstore.backends import Backend
 from chunkstore.errors import InvalidInputError, NotSupportedError
 from chunkstore.schema import OWN, Schema
-from chunkstore.store import ChunkedRunLogStore, StoreSettings
+from chunkstore.settings import LocalSettings, MemorySettings, S3StoreSettings, Settings
+from chunkstore.settings.checking import checked, nearest_of
+from chunkstore.settings.placeholders import Secrets, filled, filled_url, finder, found_in, in_environment
+from chunkstore.store import ChunkedRunLogStore
 
 _MAX_PREFIX_BYTES: Final = 600  # of S3's 1,024 for a key; a run id and a chunk's name need the rest
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: `C:` is a drive
 
 
-def _without_credentials(url: str) -> str:
-    if "@" in url:
-        raise ValueError("credentials do not belong into the URL, where everybody sees them; use key and secret")
-    return url
-
-
-class Settings(BaseModel):
-    """All settings of a store, with their defaults. Those of another kind of place are checked and then not used."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    retention_days: int = Field(default=90, ge=1)
-    """For how many days a run is worth keeping. Nothing is deleted by itself."""
-    enable_compression: bool = True
-    compression_threshold_bytes: int = Field(default=1_000_000, ge=0)
-    timeout_seconds: float = Field(default=60, gt=0, allow_inf_nan=False)
-    """How long one operation may take, with all its tries."""
-    max_connections: int = Field(default=64, ge=1)
-    """Requests at once to an object store."""
-    cache_bytes: int = Field(default=64 << 20, ge=0)
-    """Memory for the chunks that the process saw last."""
-    compact_at_end: bool = False
-    """Pack a run when its terminal status is acknowledged. See `docs/how-to/packs.md`."""
-    durability: Literal["process", "barrier", "power"] = "barrier"
-    """Local disk: which acknowledged writes survive. See `docs/concepts.md`."""
-    conditional_writes: Literal["auto", "require", "off"] = "auto"
-    """S3: what to do where the server ignores conditions; `require` refuses it, `off` never sends them."""
-    engine: Literal["auto", "s3fs", "obstore"] = "auto"
-    """S3: what sends the requests; `auto` takes obstore where it is installed, able and safe."""
-    require: Literal["across-processes", "across-hosts"] | None = None
-    """Refuse to open a place that cannot promise this much for parallel writers."""
-    endpoint_url: Annotated[str, AfterValidator(_without_credentials)] = ""
-    key: SecretStr = SecretStr("")
-    secret: SecretStr = SecretStr("")
-    token: SecretStr = SecretStr("")
-    region: str = ""
-    lock_folder: str = ""
-    """Where the lock files of this host are, for places without conditional writes; by default in the user's cache folder."""
-
-    def for_store(self) -> StoreSettings:
-        """The part that is the store's own; the rest is the backend's."""
-        return StoreSettings(
-            retention_days=self.retention_days,
-            compress_above=self.compression_threshold_bytes if self.enable_compression else None,
-            timeout_seconds=self.timeout_seconds,
-            known_bytes=self.cache_bytes,
-            compact_at_end=self.compact_at_end,
-        )
-
-
-def open_store(url: str | os.PathLike[str], *, schema: Schema = OWN, **settings: object) -> ChunkedRunLogStore:
+def open_store(
+    url: str | os.PathLike[str], *, schema: Schema = OWN, secrets: Secrets | None = None, **settings: object
+) -> ChunkedRunLogStore:
     """A store at a place: a folder (`runs/`), `file://…`, `memory://name`, or `s3://bucket/prefix` (also MinIO and its like).
 
-    Settings are the fields of `Settings`. S3 credentials that are not given come from the usual places (environment,
-    profile, role). Nothing is sent, except where `require` asks for a promise that only the server can tell about.
+    Settings are the fields of `Settings`, and those that the kind of place adds: `LocalSettings`, `S3StoreSettings` and so on. S3
+    credentials that are not given come from the usual places (environment, profile, role). Nothing is sent, except where
+    `require` asks for a promise that only the server can tell about.
 
-    Raises `InvalidInputError` for a URL or a setting that cannot be used, naming the nearest known one, and
-    `NotSupportedError` where the place cannot promise what `require` asks for, or an extra is not installed.
+    With `secrets`, a mapping or a function from names to texts, each `${name}` in the URL and in settings is filled from them, or else from
+    the environment, and `$$` is a dollar; without, every text is taken as it is.
+
+    Raises `InvalidInputError` for a URL or a setting that cannot be used, naming the nearest known one or the kind of place that
+    has it, and `NotSupportedError` where the place cannot promise what `require` asks for, or an extra is not installed.
     """
-    checked = checked_settings(settings)
-    backend = open_backend(url, checked)
-    if checked.require is not None:
-        _require(backend, checked.require)
-    return ChunkedRunLogStore(backend, settings=checked.for_store(), schema=schema)
+    if secrets is not None:
+        find = finder(found_in(secrets), in_environment)
+        url = cast(str, filled_url(url, "url", find)) if isinstance(url, str) else url
+        settings = {name: filled(value, name, find) for name, value in settings.items()}
+    return open_checked(url, checked_settings(url, settings), schema=schema)
 
 
-def checked_settings(settings: Mapping[str, object]) -> Settings:
-    """The settings as one value. Raises `InvalidInputError` that names what is wrong, and never a secret."""
+def open_checked(url: str | os.PathLike[str], settings: Settings, *, schema: Schema = OWN) -> ChunkedRunLogStore:
+    """`open_store`, with settings that are checked already."""
+    backend = _mock(url) if settings.mock else open_backend(url, settings)
+    if settings.require is not None:
+        _require(backend, settings.require)
+    return ChunkedRunLogStore(backend, settings=settings.for_store(), schema=schema)
+
+
+def checked_settings(url: str | os.PathLike[str], settings: Mapping[str, object]) -> Settings:
+    """The settings of the place that a URL names, as one value. Raises `InvalidInputError` that names what is wrong, and no secret."""
+    model = settings_model(url)
     for name in settings:
-        if name not in Settings.model_fields:
-            raise InvalidInputError(
-                f"there is no setting {name!r}; {_nearest(name, list(Settings.model_fields))}", name=name
-            )
-    try:
-        return Settings.model_validate(dict(settings))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-    raise InvalidInputError(
-        f"settings cannot be used: {wrong}"
-    )  # not within `except`: the context would hold the values
+        if name not in model.model_fields:
+            raise InvalidInputError(unknown_setting(name, model), name=name)
+    return checked(model, settings, "settings cannot be used")
+
+
+def settings_model(url: str | os.PathLike[str]) -> type[Settings]:
+    """The settings that the place has. Raises as `scheme_of` does."""
+    return _WAYS[scheme_of(url)].model
+
+
+def unknown_setting(name: str, model: type[Settings], known: Collection[str] = ()) -> str:
+    """What to say of a setting that a place does not have: whose it is, or the nearest. `known` are its names, if not the fields."""
+    own = known or list(model.model_fields)
+    others = {field: way.model.place_name for way in _WAYS.values() for field in way.model.model_fields}
+    if name in others:
+        return f"{name!r} is a setting of {others[name]}; {model.place_name} has none such: leave it out"
+    near = nearest_of(name, own) or nearest_of(name, list(others))
+    return f"there is no setting {name!r}; " + (f"did you mean {near!r}?" if near else f"known are: {', '.join(own)}")
+
+
+def schemes() -> dict[str, type[Settings]]:
+    """How places can be opened, each with its settings."""
+    return {scheme: way.model for scheme, way in _WAYS.items()}
 
 
 def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
-    """The place that a URL names."""
+    """The place that a URL names; the settings are those of `checked_settings` for it."""
+    scheme = scheme_of(url)
+    way = _WAYS[scheme]
+    if not isinstance(settings, way.model):
+        raise InvalidInputError(f"{scheme}: takes {way.model.__name__}, not {type(settings).__name__}")
+    return way.open(os.fspath(url), settings)
+
+
+def scheme_of(url: str | os.PathLike[str]) -> str:
+    """How a place is opened: `file`, `memory`, `s3`. Raises `InvalidInputError` for what is no URL, or of no known scheme."""
     given: object = url
     text = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str):
@@ -115,11 +104,9 @@ def open_backend(url: str | os.PathLike[str], settings: Settings) -> Backend:
         raise InvalidInputError("the URL is empty, or has a null character; give 'runs/', or 's3://bucket/prefix'")
     found = _SCHEME.match(text)
     scheme = found[1].lower() if found else "file"
-    opener = _OPENERS.get(scheme)
-    if opener is None:
-        known = list(_OPENERS)
-        raise InvalidInputError(f"no store for {scheme}:// URLs; {_nearest(scheme, known)}", name=scheme)
-    return opener(text, settings)
+    if scheme not in _WAYS:
+        raise InvalidInputError(f"no store for {scheme}:// URLs; {_nearest(scheme, list(_WAYS))}", name=scheme)
+    return scheme
 
 
 def has_scheme(url: str) -> bool:
@@ -127,7 +114,14 @@ def has_scheme(url: str) -> bool:
     return _SCHEME.match(url) is not None
 
 
-def _open_local(url: str, settings: Settings) -> Backend:
+def _mock(url: str | os.PathLike[str]) -> Backend:
+    """Memory in the place's stead: the same for the same place, and nothing of the place is looked at."""
+    from chunkstore.backends.memory import MemoryBackend
+
+    return MemoryBackend(f"mock-{hashlib.sha256(os.fspath(url).encode(errors='surrogatepass')).hexdigest()[:12]}")
+
+
+def _open_local(url: str, settings: LocalSettings) -> Backend:
     from chunkstore.backends.local import LocalBackend
 
     try:
@@ -153,7 +147,7 @@ def _path_of(url: str) -> str:
     return path
 
 
-def _open_memory(url: str, _settings: Settings) -> Backend:
+def _open_memory(url: str, _settings: MemorySettings) -> Backend:
     from chunkstore.backends.memory import MemoryBackend
 
     return MemoryBackend(_after_slashes(url).strip("/"))
@@ -166,7 +160,7 @@ def _after_slashes(url: str) -> str:
     return rest
 
 
-def _open_s3(url: str, settings: Settings) -> Backend:
+def _open_s3(url: str, settings: S3StoreSettings) -> Backend:
     from chunkstore.backends.s3 import S3Backend
 
     bucket, _, prefix = _after_slashes(url).partition("/")
@@ -182,6 +176,7 @@ def _open_s3(url: str, settings: Settings) -> Backend:
         secret=settings.secret.get_secret_value(),
         token=settings.token.get_secret_value(),
         region=settings.region,
+        profile=settings.profile,
         # The last try begins within the first half of ours. It is a put, which is read back when its reply is lost.
         deadline=settings.timeout_seconds / 4,
         max_connections=settings.max_connections,
@@ -195,7 +190,10 @@ def check_shown(url: str) -> None:
     """Refuses a URL that holds credentials, before anything shows it."""
     scheme, slashes, rest = url.partition("://")
     host = rest.partition("/")[0]
-    if slashes and scheme.lower() != "file" and re.search("[@:?#]", host) and not host.startswith("arn:"):
+    way = _WAYS.get(scheme.lower())
+    if scheme.lower() == "file" or (way is not None and way.model.url_may_hold_credentials):
+        return
+    if slashes and re.search("[@:?#]", host) and not host.startswith("arn:"):
         raise InvalidInputError(
             "the name of the bucket has '@', ':', '?' or '#'; credentials do not belong into the URL, where everybody sees "
             "them: use the settings key and secret"
@@ -214,10 +212,18 @@ def _check_prefix(prefix: str) -> None:
         )
 
 
-_OPENERS: Final[Mapping[str, Callable[[str, Settings], Backend]]] = {
-    "file": _open_local,
-    "memory": _open_memory,
-    "s3": _open_s3,
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How places of one scheme are opened: by which settings, and by whom."""
+
+    model: type[Settings]
+    open: Callable[[str, Any], Backend]
+
+
+_WAYS: Final[Mapping[str, _Way]] = {
+    "file": _Way(LocalSettings, _open_local),
+    "memory": _Way(MemorySettings, _open_memory),
+    "s3": _Way(S3StoreSettings, _open_s3),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from chunkstore import keys
@@ -106,9 +106,11 @@ class KnownChunks:
     _OVERHEAD_EXACT = 200  # and for each value that JSON could not hold
     _MAX_RUNS = 10_000
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, now: Callable[[], float] | None = None) -> None:
         self._max_bytes = max_bytes
+        self._now = now
         self._bytes = 0
+        self._since: dict[str, float] = {}
         self._chunks: dict[str, Stored] = {}
         self._of_run: dict[str, set[str]] = {}
         self._foundings: dict[str, str] = {}
@@ -121,6 +123,10 @@ class KnownChunks:
     def get(self, key: str) -> Stored | None:
         """The chunk as it was seen last, which may not be as it is."""
         return self._chunks.get(key)
+
+    def since(self, key: str) -> float | None:
+        """When the chunk was seen last; None where that is not kept, or it is not known."""
+        return self._since.get(key)
 
     def put(self, stored: Stored) -> None:
         """Remembers a chunk that was read or written."""
@@ -187,12 +193,15 @@ class KnownChunks:
                 self._of_run[run] = set()
             self._of_run[run].add(key)
         self._chunks[key] = stored
+        if self._now is not None:
+            self._since[key] = self._now()
         self._bytes += self._size(stored)
         while self._bytes > self._max_bytes and len(self._chunks) > 1:
             self._drop(next(iter(self._chunks)))
 
     def _drop(self, key: str) -> None:
         stored = self._chunks.pop(key, None)
+        self._since.pop(key, None)
         if stored is not None:
             self._bytes -= self._size(stored)
             run = self._of_run[_run_of(key)]

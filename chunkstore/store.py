@@ -72,9 +72,13 @@ class StoreSettings:
 
     retention_days: int = 90
     compress_above: int | None = 1_000_000
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = 30.0
     known_bytes: int = 64 << 20
     compact_at_end: bool = False
+    parallel_writes: bool = True
+    """Whether parallel writers are wanted; where they are not safe, they are not supported in any case."""
+    known_for_seconds: float = 0.0
+    """How old what this process knows of a single step, branch or job may be to be given out without asking."""
 
 
 _DEFAULT: Final = StoreSettings()
@@ -112,6 +116,7 @@ class ChunkedRunLogStore:
             clock=self._clock,
             announce=index.doubt,
             fence=fence_of(backend),
+            known_for_seconds=settings.known_for_seconds,
         )
         origins = Origins()
         self._index = index.Index(backend)
@@ -129,8 +134,8 @@ class ChunkedRunLogStore:
 
     @property
     def supports_parallel_writes(self) -> bool:
-        """Whether several processes may write at once; not in memory, which is one process's own."""
-        return self.backend.guarantees.across_processes
+        """Whether several processes may write at once; not in memory, which is one process's own, nor where the settings forbid it."""
+        return self.settings.parallel_writes and self.backend.guarantees.across_processes
 
     def get_summary(self) -> dict[str, object]:
         """Type, location without secrets, retention, compression and guarantees, for people."""
@@ -690,7 +695,7 @@ class ChunkedRunLogStore:
     def _read(self, chunk: ChunkId, missing: type[NotFoundError]) -> Stored:
         """Reads one chunk; whether the chunk is missing or its whole run is found out where it is not known."""
         try:
-            return self._chunks.read(chunk)
+            return self._chunks.recent(chunk) or self._chunks.read(chunk)
         except ObjectNotFoundError as error:
             if error.key == keys.key_of(keys.header(chunk.run_id)):
                 raise self._reader.no_run(chunk.run_id) from error

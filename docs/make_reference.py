@@ -9,6 +9,8 @@ from typing import Any
 
 from chunkstore.cli import app
 from chunkstore.cli.documents import described, name_of
+from chunkstore.configschema import json_schema
+from chunkstore.configuration import TYPES
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -21,7 +23,7 @@ Made from the commands themselves by `python docs/make_reference.py`; how to use
 
 **Which store.** `--store`, else `CHUNKSTORE_URL`, else the key `store` of the configuration file: a folder, `s3://bucket/prefix`, or a name from that file. A relative folder in the file is
 seen from the file's own folder. `--config FILE` (or `CHUNKSTORE_CONFIG`) names the file; otherwise it is the nearest `chunkstore.toml` from the working folder upwards, and behind that
-`~/.config/chunkstore/config.toml` (`$XDG_CONFIG_HOME`). The settings of a store are [those of the library](settings.md). Credentials stand there or in the environment, never in a URL:
+`~/.config/chunkstore/config.toml` (`$XDG_CONFIG_HOME`). The settings of a store are [those of the library](settings.md). Beside `CHUNKSTORE_URL`, each is a variable `CHUNKSTORE_<SETTING>`. Credentials stand there or in the environment, never in a URL; `${name}` in the file is that variable of the environment, `$$` a dollar:
 
 ```toml
 store = "prod"
@@ -59,6 +61,8 @@ def pages() -> dict[str, str]:
     made = {"cli.md": reference()}
     for document in app.documents().values():
         made[f"json/{name_of(document)}.json"] = json.dumps(described(document), indent=2, ensure_ascii=False) + "\n"
+    for kind in TYPES:
+        made[f"json/type-{kind}.json"] = json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
     return made
 
 

@@ -17,7 +17,6 @@ import rich
 from runnable import Map, Parallel, Pipeline, PythonTask, metric
 from runnable.context import get_run_context
 
-import chunkstore
 from chunkstore.show import tree
 
 
@@ -60,7 +59,7 @@ if __name__ == "__main__":
     with redirect_stdout(io.StringIO()):  # runnable tells every step as it goes; here the run log shall speak
         main()
     context = get_run_context()
-    store = chunkstore.open(context.run_log_store.url, endpoint_url=context.run_log_store.endpoint_url)
+    store = context.run_log_store.store
     rich.print(tree(store.get_run_log_by_id(context.run_id)))
     chunks = [entry.key for entry in store.backend.list(f"{context.run_id}/")]
     print(f"\n{len(chunks)} chunks in {store.backend.place}, such as {max(chunks, key=len)}")

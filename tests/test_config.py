@@ -13,14 +13,15 @@ import pytest
 
 import chunkstore
 from chunkstore.backends import Backend
-from chunkstore.config import Settings, checked_settings, has_scheme, open_backend
+from chunkstore.config import checked_settings, has_scheme, open_backend
 from chunkstore.errors import ChunkStoreError, InvalidInputError, NotSupportedError
+from chunkstore.settings import LocalSettings, S3StoreSettings, Settings
 
 SECRET = "AKIA/wJalr+XUtnFEMI=K7MDENG"  # looks like one, slash included
 
 
 def place(url: str | os.PathLike[str], **settings: object) -> str:
-    return open_backend(url, checked_settings(settings)).place
+    return open_backend(url, checked_settings(url, settings)).place
 
 
 def s3() -> None:
@@ -56,7 +57,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(name: str, nea
 def test_an_unknown_setting_that_is_near_to_none_is_refused_with_all_known_ones() -> None:
     with pytest.raises(InvalidInputError, match="known are: ") as refused:
         chunkstore.open("runs", zzzzzz=1)
-    assert all(name in str(refused.value) for name in Settings.model_fields)
+    assert all(name in str(refused.value) for name in LocalSettings.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +70,39 @@ def test_an_unknown_setting_that_is_near_to_none_is_refused_with_all_known_ones(
         *(("cache_bytes", wrong) for wrong in (-1, None)),
         *(("enable_compression", wrong) for wrong in ("perhaps", None, 2)),
         *(("durability", wrong) for wrong in ("fsync", "", None, 1)),
-        *(("conditional_writes", wrong) for wrong in ("always", True)),
         *(("require", wrong) for wrong in ("across-worlds", "", True)),
-        *(
-            (name, wrong)
-            for name in ("key", "secret", "token", "region", "endpoint_url", "lock_folder")
-            for wrong in (1, None, [])
-        ),
     ],
 )
 def test_a_setting_of_the_wrong_type_or_size_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=f"settings cannot be used: {name}: "):
         chunkstore.open("runs", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("conditional_writes", wrong) for wrong in ("always", True)),
+        *(("session_duration_in_seconds", wrong) for wrong in (899, 43_201, "15 minutes", None)),
+        *(("server_side_encryption", wrong) for wrong in ("aes256", "kms", True)),
+        *(
+            (name, wrong)
+            for name in (
+                "key",
+                "secret",
+                "token",
+                "region",
+                "endpoint_url",
+                "lock_folder",
+                "sse_customer_key",
+                "profile",
+            )
+            for wrong in (1, None, [])
+        ),
+    ],
+)
+def test_a_setting_of_a_bucket_of_the_wrong_type_or_size_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=f"settings cannot be used: {name}: "):
+        chunkstore.open("s3://bucket", **{name: value})
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:
@@ -89,13 +111,14 @@ def test_all_wrong_settings_are_named_at_once() -> None:
 
 
 def test_the_defaults_are_those_that_are_documented() -> None:
-    settings = Settings()
+    settings = LocalSettings()
     assert (settings.retention_days, settings.enable_compression, settings.compression_threshold_bytes) == (
         90,
         True,
         1_000_000,
     )
-    assert (settings.timeout_seconds, settings.durability, settings.conditional_writes) == (60, "barrier", "auto")
+    assert (settings.timeout_seconds, settings.max_connections, settings.durability) == (30, 20, "barrier")
+    assert S3StoreSettings().conditional_writes == "auto"
     assert settings.require is None
 
 
@@ -105,10 +128,26 @@ def test_the_threshold_counts_where_compression_is_on(enabled: bool, above: int 
     assert store.settings.compress_above == above
 
 
-def test_settings_of_another_kind_of_place_are_checked_and_not_used() -> None:
-    assert chunkstore.open("memory://x", endpoint_url="http://localhost:9000", durability="power")
-    with pytest.raises(InvalidInputError, match="durability"):
-        chunkstore.open("memory://x", durability="x")
+@pytest.mark.parametrize(
+    ("url", "name", "whose"),
+    [
+        ("runs", "endpoint_url", "'endpoint_url' is a setting of s3://; a folder has none such"),
+        ("memory://x", "secret", "'secret' is a setting of s3://; memory has none such"),
+        ("memory://x", "durability", "'durability' is a setting of a folder; memory has none such"),
+        ("s3://bucket", "durability", "'durability' is a setting of a folder; s3:// has none such"),
+    ],
+)
+def test_a_setting_of_another_kind_of_place_is_refused_and_it_is_said_whose_it_is(
+    url: str, name: str, whose: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{whose}: leave it out$") as refused:
+        chunkstore.open(url, **{name: "process"})
+    assert refused.value.name == name
+
+
+def test_settings_of_another_place_open_no_backend() -> None:
+    with pytest.raises(InvalidInputError, match=r"memory: takes MemorySettings, not LocalSettings"):
+        open_backend("memory://x", LocalSettings())
 
 
 # URLs
@@ -273,11 +312,15 @@ WITH_SECRETS: dict[str, Callable[[], object]] = {
     "wrong type": lambda: chunkstore.open("s3://bucket", key="k", secret=[SECRET]),
     "wrong type beside": lambda: chunkstore.open("s3://bucket", key="k", secret=SECRET, timeout_seconds="x"),
     "in the wrong setting": lambda: chunkstore.open("s3://bucket", max_connections=SECRET),
-    "in the wrong choice": lambda: chunkstore.open("s3://bucket", durability=SECRET),
+    "in the wrong choice": lambda: chunkstore.open("s3://bucket", engine=SECRET),
+    "of another place": lambda: chunkstore.open("runs", secret=SECRET),
     "unknown setting": lambda: chunkstore.open("s3://bucket", secret_key=SECRET),
     "secret without key": lambda: chunkstore.open("s3://bucket", secret=SECRET),
     "token alone": lambda: chunkstore.open("s3://bucket", token=SECRET, conditional_writes=SECRET),
-    "required of a folder": lambda: chunkstore.open("runs", secret=SECRET, token=SECRET, require="across-hosts"),
+    "required of a folder": lambda: chunkstore.open("runs", require="across-hosts"),
+    "required of a folder, beside": lambda: chunkstore.open(
+        "runs", secret=SECRET, token=SECRET, require="across-hosts"
+    ),
 }
 
 
@@ -303,16 +346,16 @@ def test_no_error_shows_a_secret(attempt: Callable[[], object]) -> None:
 )
 def test_settings_show_no_secret(show: Callable[[Settings], str]) -> None:
     settings = checked_settings(
-        {"key": f"key-{SECRET}", "secret": SECRET, "token": SECRET, "endpoint_url": "http://host"}
+        "s3://bucket", {"key": f"key-{SECRET}", "secret": SECRET, "token": SECRET, "endpoint_url": "http://host"}
     )
     assert SECRET not in show(settings)
+    assert isinstance(settings, S3StoreSettings)
     assert settings.secret.get_secret_value() == SECRET
 
 
-@pytest.mark.parametrize("url", ["memory://x", "runs", "s3://bucket/prefix"])
-def test_a_store_shows_no_secret(url: str) -> None:
-    if url.startswith("s3"):
-        s3()
+def test_a_store_shows_no_secret() -> None:
+    s3()
+    url = "s3://bucket/prefix"
     store = chunkstore.open(url, key="key", secret=SECRET, token=SECRET, conditional_writes="off", lock_folder="locks")
     backend: Backend = store.backend
     shown = [

@@ -40,17 +40,37 @@ def test_the_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
+MODELS = [
+    chunkstore.Settings,
+    chunkstore.LocalSettings,
+    chunkstore.MemorySettings,
+    chunkstore.S3StoreSettings,
+    chunkstore.DatabaseSettings,
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_is_documented_with_its_default_where_its_kind_of_place_is(
+    model: type[chunkstore.Settings],
+) -> None:
     page = (TOP / "docs/reference/settings.md").read_text()
+    section = page.partition(f"`chunkstore.{model.__name__}`\n")[2].partition("\n## ")[0]
     rows = {
         name: row
-        for row in page.splitlines()
-        for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
+        for row in section.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
-    assert set(rows) == set(chunkstore.Settings.model_fields)
-    for name, field in chunkstore.Settings.model_fields.items():
+    general = {} if model is chunkstore.Settings else chunkstore.Settings.model_fields
+    own = {name: field for name, field in model.model_fields.items() if name not in general}
+    assert set(rows) == set(own)
+    for name, field in own.items():
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             assert f"| {field.default:.0f} |" in rows[name]
+        elif isinstance(field.default, bool):
+            assert f"| {str(field.default).lower()} |" in rows[name]
+        elif isinstance(field.default, str) and field.default:
+            assert f"| {field.default} |" in rows[name].replace("| `", "| ").replace("` |", " |")
 
 
 def test_every_error_is_documented() -> None:

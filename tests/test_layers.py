@@ -62,9 +62,14 @@ FLOORS = [
     ],
     ["merge", "marks", "known", "schema", "unpacking", "chunks", "index", "reindexing", "assembly", "leaserecords"],
     ["watching", "reading", "following", "writing", "queries", "compaction", "leases", "fencing", "store"],
-    ["timeline", "comparison", "live", "config", "asynchronous", ""],
     [
-        *("integrations", "integrations.runnable"),
+        *("timeline", "comparison", "live"),
+        *("settings.general", "settings.local", "settings.memory", "settings.s3", "settings.database", "settings"),
+        *("settings.placeholders", "settings.checking", "settings.configs"),
+        *("config", "configuration", "configfile", "environment", "configschema", "asynchronous", ""),
+    ],
+    [
+        *("integrations", "integrations.hosts", "integrations.configured", "integrations.runnable"),
         *("naming", "moments", "outcomes", "objects", "demonstration", "show", "timeline_chart", "timeline_page"),
         *(
             "maintenance.progress",
@@ -133,6 +138,7 @@ EXTRAS = {
     "maintenance.tabular": {"pyarrow"},
     "integrations.runnable": {"runnable"},
     "maintenance.importing_db_log": {"sqlalchemy"},
+    "configfile": {"ruamel"},
     "show": {"rich"},
     "timeline_chart": {"rich"},
 }

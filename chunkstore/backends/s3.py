@@ -53,7 +53,7 @@ class S3Backend:
         region: str = "",
         profile: str = "",
         deadline: float = 30.0,
-        max_connections: int = 64,
+        max_connections: int = 20,
         conditional_writes: ConditionalWrites = "auto",
         lock_folder: str | os.PathLike[str] = "",
         engine: EngineName = "auto",

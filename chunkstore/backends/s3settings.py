@@ -27,7 +27,7 @@ class S3Settings:
     profile: str = ""
     deadline: float = 30.0
     """Seconds that one operation may take, with all its tries."""
-    max_connections: int = 64
+    max_connections: int = 20
     conditional_writes: ConditionalWrites = "auto"
     """`require` refuses a server that ignores conditions, `auto` falls back to locks of this host, `off` always does."""
     lock_folder: str = ""

@@ -16,10 +16,10 @@ from chunkstore.cli.documents import Document
 from chunkstore.cli.opening import config_files, place_meant
 from chunkstore.cli.options import JsonOption, StoreOption
 from chunkstore.cli.output import Output
-from chunkstore.config import Settings, checked_settings, open_backend
+from chunkstore.config import checked_settings, open_backend, settings_model
+from chunkstore.settings.checking import secret_names
 
 _STARS: Final = "**********"
-_SECRETS: Final = ("key", "secret", "token")
 _OF_ENVIRONMENT: Final[Mapping[str, Sequence[str]]] = {
     "endpoint_url": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "key": ("AWS_ACCESS_KEY_ID",),
@@ -108,7 +108,7 @@ def _meant(store: str, file: Path | None) -> tuple[Place | None, tuple[ConfigFil
 
 def _location(place: Place) -> str:
     """Where the place is. Raises `InvalidInputError` for one that cannot be opened; nothing is sent."""
-    backend = open_backend(place.url, checked_settings(place.settings))
+    backend = open_backend(place.url, checked_settings(place.url, place.settings))
     try:
         return backend.place
     finally:
@@ -116,15 +116,19 @@ def _location(place: Place) -> str:
 
 
 def _settings(place: Place) -> Iterator[ShownSetting]:
-    checked = checked_settings(place.settings)
+    checked = checked_settings(place.url, place.settings)
     is_s3 = place.url.lower().startswith("s3:")
-    for name in Settings.model_fields:
+    for name in type(checked).model_fields:
         if name in place.settings:
-            yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source=str(place.file))
+            yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source=_source(place, name))
         elif is_s3 and name in _OF_ENVIRONMENT:
             yield _of_environment(name)
         else:
             yield ShownSetting(name=name, value=_masked(getattr(checked, name)), source="default")
+
+
+def _source(place: Place, name: str) -> str:
+    return str(place.file) if place.file else f"CHUNKSTORE_{name.upper()}"
 
 
 def _of_environment(name: str) -> ShownSetting:
@@ -150,9 +154,14 @@ def _stores(files: Iterable[ConfigFile]) -> Iterator[ShownStore]:
 
 def _warnings(files: Iterable[ConfigFile]) -> Iterator[str]:
     for file in files:
-        secrets = [f"stores.{name}.{key}" for name, table in file.stores.items() for key in _SECRETS if table.get(key)]
+        secrets = [f"stores.{name}.{key}" for name, table in file.stores.items() for key in _secrets(table)]
         if secrets and os.name == "posix" and file.path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield f"{file.path} can be read by others and holds {', '.join(secrets)}: chmod 600 it"
+
+
+def _secrets(table: Mapping[str, object]) -> Iterator[str]:
+    secret = secret_names(settings_model(str(table["url"])))
+    return (key for key in table if key in secret and table[key])
 
 
 def _show(output: Output, found: Configuration) -> None:

@@ -4,7 +4,7 @@ store = "prod"                              # a name below, or a URL
 
 [stores.prod]
 url = "s3://bucket/runs"
-endpoint_url = "http://127.0.0.1:9000"      # any of chunkstore.Settings
+endpoint_url = "http://127.0.0.1:9000"      # any setting of s3:// stores
 
 [stores.here]
 url = "runs/"                               # from the folder of this file
@@ -19,13 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chunkstore.config import Settings, check_shown, checked_settings, has_scheme
+from chunkstore.config import has_scheme
+from chunkstore.configuration import BY_URL, check_keys
+from chunkstore.environment import environment_settings
 from chunkstore.errors import InvalidInputError, NotFoundError
 from chunkstore.naming import nearest
+from chunkstore.settings.placeholders import filled, filled_url, in_environment
 
 FILE_NAME: Final = "chunkstore.toml"
 _TOP: Final = ("store", "stores")
-_PATHS: Final = ("lock_folder",)
+_PATHS: Final = ("lock_folder", "credentials_file", "ca_bundle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +107,23 @@ def _store(path: Path, name: str, table: object) -> Mapping[str, object]:
     at = f"stores.{name}"
     if not isinstance(table, dict):
         raise _wrong(path, at, f"it must be a table: [{at}]")
-    known = ["url", *Settings.model_fields]
-    for key in table:
-        if key not in known:
-            raise _wrong(path, f"{at}.{key}", f"there is no such setting; {nearest(key, known)}")
     url = table.get("url")
     if not isinstance(url, str) or not url.strip():
         raise _wrong(path, f"{at}.url", "it is missing, or no text; give a folder or s3://bucket/prefix")
-    problem = _problem(url, table)
+    problem = _problem(table)
     if problem:
-        raise _wrong(path, at, problem)
+        key, text = problem
+        raise _wrong(path, f"{at}.{key}" if key else at, text)
     return table
 
 
-def _problem(url: str, table: Mapping[str, object]) -> str:
-    """What is wrong with a store; as text, since the error's context would hold the values."""
+def _problem(table: Mapping[str, object]) -> tuple[str, str] | None:
+    """The key of what is wrong with a store, if it is one, and what; as text, since the error's context would hold the values."""
     try:
-        check_shown(url)
-        checked_settings({key: value for key, value in table.items() if key != "url"})
+        check_keys(BY_URL, table)
     except InvalidInputError as error:
-        return str(error)
-    return ""
+        return (error.name or "") if error.name in table else "", str(error)
+    return None
 
 
 def _wrong(path: Path, key: str, problem: str) -> InvalidInputError:
@@ -134,7 +133,7 @@ def _wrong(path: Path, key: str, problem: str) -> InvalidInputError:
 def place_of(store: str, files: Sequence[ConfigFile], source: str = "--store") -> Place:
     """The store that is meant: as given, else as the files say. Raises `InvalidInputError` where nobody says which."""
     if store:
-        return _named(store, source, files) or Place(store, source)
+        return _named(store, source, files) or Place(store, source, settings=_of_environment(store, source))
     for file in files:
         if file.store:
             found = _named(file.store, str(file.path), files)
@@ -145,17 +144,23 @@ def place_of(store: str, files: Sequence[ConfigFile], source: str = "--store") -
     )
 
 
+def _of_environment(store: str, source: str) -> Mapping[str, object]:
+    """The settings that stand beside `CHUNKSTORE_URL`; they are of the place that it names, and of no other."""
+    return environment_settings(store) if source == "CHUNKSTORE_URL" else {}
+
+
 def _named(store: str, source: str, files: Sequence[ConfigFile]) -> Place | None:
     for file in files:
         table = file.stores.get(store)
         if table is not None:
-            url = _from(file.path, str(table["url"]))
+            url = _from(file.path, str(filled_url(table["url"], "url", in_environment)))
             settings = {key: _setting(file.path, key, value) for key, value in table.items() if key != "url"}
             return Place(url, source, store, file.path, settings)
     return None
 
 
-def _setting(file: Path, key: str, value: object) -> object:
+def _setting(file: Path, key: str, given: object) -> object:
+    value = filled(given, key, in_environment)
     return _from(file, value) if key in _PATHS and isinstance(value, str) and value else value
 
 

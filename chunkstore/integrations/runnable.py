@@ -3,35 +3,32 @@
     run-log-store:
       type: chunkstore
       config:
-        url: runs/            # or s3://bucket/prefix, with the settings of chunkstore.Settings beside it
+        url: runs/            # or s3://bucket/prefix, with the settings of such a place beside it
 
 It holds settings and delegates. Nothing of a store is in it: runnable prints it, dumps it and pickles it into worker processes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final, cast
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
-from runnable import datastore, defaults, exceptions
+from runnable import context, datastore, defaults, exceptions
 
-from chunkstore.config import Settings, check_shown, checked_settings, has_scheme, open_store
 from chunkstore.errors import (
     BranchLogNotFoundError,
-    InvalidInputError,
+    ChunkStoreError,
     JobLogNotFoundError,
     RunLogExistsError,
     RunLogNotFoundError,
     StepLogNotFoundError,
 )
+from chunkstore.integrations.configured import Configured, InFolder, raising
 from chunkstore.models import BranchLog, JobLog, RunLog, StepLog
 from chunkstore.schema import ParameterForm, Schema
-from chunkstore.store import ChunkedRunLogStore
 from chunkstore.values import Json
 
 _PARAMETER: Final[TypeAdapter[object]] = TypeAdapter(datastore.Parameter)
@@ -65,54 +62,36 @@ RUNNABLE: Final = Schema(
 """The model classes of runnable itself."""
 
 
-@lru_cache(maxsize=32)
-def _opened(url: str, settings: tuple[tuple[str, object], ...]) -> ChunkedRunLogStore:
-    """One store per process and configuration: runnable unpickles ours for every branch that a worker is given."""
-    return open_store(url, schema=RUNNABLE, **dict(settings))
+_ERRORS: Final[Mapping[type[ChunkStoreError], Callable[[ChunkStoreError], Exception]]] = {
+    RunLogNotFoundError: lambda error: exceptions.RunLogNotFoundError(error.run_id),
+    RunLogExistsError: lambda error: exceptions.RunLogExistsError(error.run_id),
+    StepLogNotFoundError: lambda error: exceptions.StepLogNotFoundError(error.run_id, error.name),
+    BranchLogNotFoundError: lambda error: exceptions.BranchLogNotFoundError(error.run_id, error.name),
+    JobLogNotFoundError: lambda error: exceptions.JobLogNotFoundError(error.run_id),
+}
 
 
-class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
+class ChunkStoreRunLogStore(Configured, datastore.BaseRunLogStore):
     """Run logs of runnable in a chunkstore; every method is as in runnable's base class, and raises runnable's errors.
 
-    `url` is required; the other keys are the settings of `chunkstore.Settings`. What is wrong with them is an
+    `url` is required; the other keys are the settings of the place that it names. What is wrong with them is an
     `InvalidInputError` that names the key.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=False)
+    schema_of_tool: ClassVar[Schema] = RUNNABLE
 
     service_name: str = "chunkstore"
-    supports_parallel_writes: bool = True
-    url: str
 
-    _place: str = PrivateAttr("")
-
-    def __init__(self, **config: Any) -> None:
-        if not config.get("url"):
-            raise InvalidInputError(
-                "run-log-store of type chunkstore needs a url: a folder such as 'runs/', or 's3://bucket/prefix'"
-            )
-        check_shown(str(config["url"]).strip())
-        own = datastore.BaseRunLogStore.model_fields.keys() | {"url"}
-        checked_settings({name: value for name, value in config.items() if name not in own})
+    @classmethod
+    def find_secret(cls, name: str) -> str | None:
+        """What runnable's secrets manager has; none of it is there before runnable has made the context of a run."""
+        manager = getattr(context.get_run_context(), "secrets", None)
+        if manager is None or manager.service_name == "do-nothing":  # which has an empty text for every name
+            return None
         try:
-            super().__init__(**config)
-        except ValidationError as error:
-            wrong = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_input=False))
-        else:
-            return
-        raise InvalidInputError(f"run-log-store of type chunkstore: {wrong}")  # its context would hold the values
-
-    def model_post_init(self, _: Any, /) -> None:
-        # Tasks may change the folder that a process works in; the runs stay where they were begun.
-        folder = os.path.expanduser(self.url)  # noqa: PTH111  as `chunkstore.open` reads it
-        self._place = self.url if has_scheme(self.url) else os.path.abspath(folder)  # noqa: PTH100  follows no links
-        if self.url.lower().startswith("memory:"):
-            self.supports_parallel_writes = False
-
-    @property
-    def store(self) -> ChunkedRunLogStore:
-        """The store that all calls go to; with runnable's models."""
-        return _opened(self._place, tuple((name, _plain(getattr(self, name))) for name in Settings.model_fields))
+            return cast("str | None", manager.get(name))
+        except exceptions.SecretNotFoundError:
+            return None
 
     def get_summary(self) -> dict[str, Any]:
         return self.store.get_summary()
@@ -192,22 +171,37 @@ class ChunkStoreRunLogStore(datastore.BaseRunLogStore, Settings):
             self.store.add_job_log(run_id, cast(JobLog, job_log))
 
 
-def _plain(setting: object) -> object:
-    return setting.get_secret_value() if isinstance(setting, SecretStr) else setting
+class FolderRunLogStore(InFolder, ChunkStoreRunLogStore):
+    """Type `chunkstore-fs`: `log_folder`, as runnable's `chunked-fs` and `file-system` have it, and the settings of a folder."""
 
 
-@contextmanager
-def _runnables_errors() -> Iterator[None]:
-    """The border: runnable decides by its own exception classes whether a run, step or branch is new."""
-    try:
-        yield
-    except RunLogNotFoundError as error:
-        raise exceptions.RunLogNotFoundError(error.run_id) from error
-    except RunLogExistsError as error:
-        raise exceptions.RunLogExistsError(error.run_id) from error
-    except StepLogNotFoundError as error:
-        raise exceptions.StepLogNotFoundError(error.run_id, error.name) from error
-    except BranchLogNotFoundError as error:
-        raise exceptions.BranchLogNotFoundError(error.run_id, error.name) from error
-    except JobLogNotFoundError as error:
-        raise exceptions.JobLogNotFoundError(error.run_id) from error
+class S3RunLogStore(ChunkStoreRunLogStore):
+    """Type `chunkstore-s3`: `s3_bucket` and the other keys of magnus's `s3`, and the settings of a bucket."""
+
+    type_name: ClassVar[str] = "chunkstore-s3"
+    service_name: str = "chunkstore-s3"
+
+
+class MinioRunLogStore(ChunkStoreRunLogStore):
+    """Type `chunkstore-minio`: `bucket` and the other keys of runnable's `chunked-minio`, and the settings of a bucket."""
+
+    type_name: ClassVar[str] = "chunkstore-minio"
+    service_name: str = "chunkstore-minio"
+
+
+class DatabaseRunLogStore(ChunkStoreRunLogStore):
+    """Type `chunkstore-db`: `connection_string`, as magnus's `db` has it, and the settings of a database."""
+
+    type_name: ClassVar[str] = "chunkstore-db"
+    service_name: str = "chunkstore-db"
+
+
+STORES: Final[Mapping[str, type[ChunkStoreRunLogStore]]] = {
+    store.type_name: store
+    for store in (ChunkStoreRunLogStore, FolderRunLogStore, S3RunLogStore, MinioRunLogStore, DatabaseRunLogStore)
+}
+"""The classes by their types; see `hosts`."""
+
+
+def _runnables_errors() -> AbstractContextManager[None]:
+    return raising(_ERRORS)

@@ -82,7 +82,7 @@ def examine(target: str | os.PathLike[str] | Backend | ChunkedRunLogStore, **set
         return _examined(target.backend)
     if isinstance(target, Backend):
         return _examined(target)
-    backend = open_backend(target, checked_settings(settings))
+    backend = open_backend(target, checked_settings(target, settings))
     try:
         return _examined(backend)
     finally:

@@ -71,7 +71,7 @@ def test_what_is_wrong_is_an_error_with_file_and_key(file: Path) -> None:
     file.write_text(FILE.replace("timeout_seconds", "timeout"))
     result = run("config", "check")
     assert result.code == 2
-    assert f"{file}: stores.prod.timeout: there is no such setting; did you mean 'timeout_seconds'?" in result.err
+    assert f"{file}: stores.prod.timeout: there is no setting 'timeout'; did you mean 'timeout_seconds'?" in result.err
     assert SECRET not in result.err
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 import chunkstore
-from chunkstore import ChunkedRunLogStore, ChunkStoreError, Settings
+from chunkstore import ChunkedRunLogStore, ChunkStoreError, S3StoreSettings
 from places import in_bucket
 from rigs import Tally
 from servers import S3Server, free_port
@@ -265,7 +265,7 @@ def test_a_password_in_the_endpoint_of_the_environment_is_masked_also_when_it_fa
 def test_the_access_key_is_as_secret_as_the_settings_say(tmp_path: Path) -> None:
     pytest.importorskip("s3fs")
     store = by_keyword("http://127.0.0.1:9", "bucket", tmp_path)
-    assert "the-key" not in shown(Settings(key="the-key"))  # type: ignore[arg-type]
+    assert "the-key" not in shown(S3StoreSettings(key="the-key"))  # type: ignore[arg-type]
     assert "the-key" not in shown(store.backend.settings)  # type: ignore[attr-defined]
 
 
