@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 TOP: Final = Path(__file__).parent.parent
-PAGES: Final = [TOP / "docs" / "faults.md", TOP / "docs" / "concepts.md"]
+PAGES: Final = [TOP / "docs" / name for name in ("faults.md", "concepts.md", "promises.md")]
 NAMED: Final = re.compile(r"tests/[\w/.-]*\w(?:::\w+)*")
 SHIPPED: Final = TOP / "chunkstore" / "testing" / "suite.py"
 """Where the classes stand that test classes inherit their tests from."""
