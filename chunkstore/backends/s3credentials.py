@@ -112,6 +112,8 @@ class Credentials:
             return held
 
     async def _renewed(self) -> Held:
+        if _are_at_hand(self._settings):
+            return await self._find()
         # Shielded: the deadline of the one who asked first must not take it away from the others.
         return await asyncio.shield(self._begin())
 
@@ -224,8 +226,7 @@ async def found_by(settings: S3Settings) -> Held:
 async def _found(settings: S3Settings) -> Held:
     _check_authority(settings)
     # Made anew each time: a session keeps what it read, also of files that were renewed meanwhile. And only where it is needed.
-    at_hand = settings.key or settings.use_credentials
-    session = None if at_hand and not settings.role_arn else session_for(settings)
+    session = None if _are_at_hand(settings) else session_for(settings)
     own = await _own(settings, session)
     held = await _of_role(settings, session, own) if settings.role_arn else own
     if held.left() <= 0:
@@ -250,6 +251,11 @@ def _check_authority(settings: S3Settings) -> None:
             f"{name} {what}: {path}",
             Fault(CERTIFICATE.what, "Name a file of certificates in PEM that this user may read."),
         ) from error
+
+
+def _are_at_hand(settings: S3Settings) -> bool:
+    """Whether nobody must be asked for them."""
+    return bool(settings.key or settings.use_credentials) and not settings.role_arn
 
 
 async def _own(settings: S3Settings, session: Any) -> Held:
