@@ -100,7 +100,13 @@ FLOORS = [
         *("maintenance.moving", "maintenance.retention", "maintenance.removal", "maintenance.trash"),
         *("maintenance.findings", "maintenance.inspection", "maintenance.quarantine"),
         *("maintenance.verification", "maintenance.repair"),
-        *("maintenance.checks", "maintenance.localprobes", "maintenance.s3probes", "maintenance.doctor"),
+        *(
+            "maintenance.checks",
+            "maintenance.localprobes",
+            "maintenance.s3probes",
+            "maintenance.sqlprobes",
+            "maintenance.doctor",
+        ),
         "maintenance",
     ],
     [

@@ -10,7 +10,7 @@ import builtins
 import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
@@ -19,11 +19,11 @@ from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
 from chunkstore.backends.sqldatabase import Database, Request, conflict
 from chunkstore.backends.sqlrow import TABLE, address_of, bytes_of, text_of
 from chunkstore.backends.sqlsettings import Durability, SqlSettings
-from chunkstore.backends.sqlstatements import Found, Listed, Statements
+from chunkstore.backends.sqlstatements import Found, Listed, Statements, Versioned
 from chunkstore.errors import ObjectNotFoundError
 from chunkstore.process import ProcessLocal
 
-__all__ = ["SqlBackend", "SqlSettings", "create_tables"]
+__all__ = ["SqlBackend", "SqlSettings", "TableFacts", "create_tables"]
 
 _AT_ONCE: Final = 2_000
 """Objects that one statement reads at the most."""
@@ -31,6 +31,16 @@ _FIRST: Final = 250
 """Objects that the first statement of a bulk read asks for, which knows nothing of their sizes."""
 _BYTES_AT_ONCE: Final = 32 << 20
 """About so many bytes are held by one bulk read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """What a table offers."""
+
+    is_complete: bool
+    """Whether it has versions and a unique key; else it is an old one, used as found."""
+    journal: str = ""
+    """Of an SQLite file: `wal`, or what it keeps instead."""
 
 
 def create_tables(
@@ -109,6 +119,20 @@ class SqlBackend:
         if self.settings.is_sqlite:
             return side.guarantees(None)
         return self._database.ask(side.guarantees)
+
+    @property
+    def file(self) -> str | None:
+        """The SQLite file; None for a server."""
+        return self.settings.path if self.settings.is_sqlite else None
+
+    def facts(self) -> TableFacts:
+        """What the table offers. Two statements. Raises `BackendUnavailableError` where there is none."""
+
+        def work(connection: Connection, statements: Statements) -> TableFacts:
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() if self.file else ""
+            return TableFacts(isinstance(statements, Versioned), str(journal))
+
+        return self._database.run(Request("look at the table of", ""), work, TableFacts(is_complete=False))
 
     def __repr__(self) -> str:
         return f"SqlBackend({self.place!r})"

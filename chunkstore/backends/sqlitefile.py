@@ -90,8 +90,7 @@ class SqliteFile:
         return random.uniform(0.0005, min(0.02, 0.001 * 2 ** min(tries, 6)))
 
     def _connect(self) -> sqlite3.Connection:
-        mode = "rwc" if self._making else "rw"
-        address = f"file:{quote(self._path)}?mode={mode}"
+        address = f"file:{quote(self._path)}?{self._mode()}"
         made = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             made.execute(f"PRAGMA synchronous={'EXTRA' if self._durability == 'power' else 'NORMAL'}")
@@ -103,6 +102,13 @@ class SqliteFile:
             made.close()
             raise
         return made
+
+    def _mode(self) -> str:
+        if self._making:
+            return "mode=rwc"
+        if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+            return "mode=ro&immutable=1"  # nobody writes there, and SQLite could not keep its log beside the file
+        return "mode=rw"
 
     def shape(self, connection: Connection, table: str) -> Shape:
         """What the table offers."""

@@ -52,6 +52,9 @@ def open_place(place: Place) -> ChunkedRunLogStore:
 
 
 def _require_folder(store: ChunkedRunLogStore, place: Place, files: tuple[ConfigFile, ...]) -> None:
+    file = getattr(store.backend, "file", None)  # of an SQLite database
+    if isinstance(file, str) and not Path(file).exists():
+        raise NotFoundError(f"there is no file {file} (from {place.source})", name=place.url)
     if not isinstance(store.backend, LocalBackend) or Path(store.backend.place).is_dir():
         return
     known = list(names(files))

@@ -105,6 +105,11 @@ def _examined(backend: Backend) -> Examination:
             from chunkstore.maintenance.s3probes import examine_bucket
 
             examine_bucket(backend, f"{FOLDER}/{_token()}-", notes)
+        sql = sys.modules.get("chunkstore.backends.sql")
+        if sql is not None and isinstance(backend, sql.SqlBackend):
+            from chunkstore.maintenance.sqlprobes import examine_table
+
+            examine_table(backend, notes)
     return Examination(backend.place, tuple(notes.checks), notes.writers(), tuple(notes.advice))
 
 

@@ -69,11 +69,28 @@ def recognises(source: str) -> bool:
     """Whether this is a database: a URL, or an SQLite file."""
     if _URL.match(source):
         return True
+    path = Path(source)
     try:
-        with Path(source).open("rb") as file:
-            return file.read(len(_SQLITE)) == _SQLITE
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        # By SQLite itself: to close a file that a store of this process has open too would drop the store's locks on it.
+        with closing(sqlite3.connect(_address_of(path), uri=True)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        # What SQLite cannot read, no store has open: it may be looked at, and a damaged database be named.
+        return os.access(path, os.R_OK) and (error.sqlite_errorname != "SQLITE_NOTADB" or _begins_as_sqlite(path))
     except OSError:
         return False
+    return True
+
+
+def _begins_as_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+
+
+def _address_of(path: Path) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode=ro"
 
 
 def runs_in(source: str) -> Iterator[ForeignRun]:
@@ -192,7 +209,7 @@ class _SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        self._address = _address_of(path)
         self._table = _chosen(self._columns(), shown(path))
 
     @property

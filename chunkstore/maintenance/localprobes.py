@@ -91,7 +91,7 @@ def _remove_empty(above: Path, made: int) -> None:
 
 def examine_disk(backend: LocalBackend, folder: Path, notes: Notes) -> None:
     """Everything, in a folder of the same disk that exists and is removed afterwards."""
-    _file_system(folder, notes)
+    note_file_system(folder, notes)
     _links(folder, notes)
     _replace(folder, notes)
     _nameless(folder, notes)
@@ -102,7 +102,8 @@ def examine_disk(backend: LocalBackend, folder: Path, notes: Notes) -> None:
     _room(folder, notes)
 
 
-def _file_system(folder: Path, notes: Notes) -> None:
+def note_file_system(folder: Path, notes: Notes) -> None:
+    """Whether it is one whose locks hold, and that lasts."""
     kind = file_system_of(folder)
     if not kind:
         notes.note("file system", "unknown", "not told by this system")

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from chunkstore.errors import (
     ObjectNotFoundError,
     StorageFullError,
 )
+from chunkstore.maintenance import examine, import_runs
 
 
 @pytest.fixture
@@ -495,3 +497,38 @@ def test_the_library_is_imported_without_sqlalchemy() -> None:
 def test_no_row_of_magnus_passes_for_ours() -> None:
     for name, sort in [("run_log", "RunLog"), ("a.b.c", "StepLog"), ("a.b", "BranchLog"), ("alpha", "Parameter")]:
         assert not is_ours(name, sort)
+
+
+def test_doctor_says_what_the_table_and_the_file_are(path: Path) -> None:
+    old_table(path)
+    before = examine(f"sqlite:///{path}")
+    assert (before.outcome("table"), before.outcome("write-ahead log")) == ("no", "no")
+    assert any("create_tables" in advice for advice in before.advice)
+    create_tables(f"sqlite:///{path}")
+    after = examine(f"sqlite:///{path}")
+    assert (after.outcome("table"), after.outcome("write-ahead log"), after.writers) == ("yes", "yes", "one host")
+    assert {check.name for check in after.checks} >= {"file system", "create race", "update race"}
+
+
+def test_a_misspelt_file_is_named_by_a_command_and_not_made(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("typer")
+    from chunkstore.cli import main
+
+    assert main(["ls", "-s", f"sqlite:///{path}"]) != 0
+    assert f"there is no file {path}" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_magnus_runs_are_imported_out_of_the_table_that_we_store_in(tmp_path: Path) -> None:
+    """Our own rows in it are no runs of magnus."""
+    path = tmp_path / "runs.db"
+    shutil.copy(Path(__file__).parent.parent / "data" / "magnus-db-log" / "runs.db", path)
+    theirs = {run for (run,) in ask(path, "SELECT DISTINCT run_id FROM db_log")}
+    with closing(chunkstore.open(f"sqlite:///{path}", create_tables=True)) as store:
+        store.create_run_log("ours")
+        store.set_parameters("ours", {"alpha": 1})
+        for source in (str(path), f"sqlite:///{path}"):
+            report = import_runs(store, source)
+            assert not report.refused, report
+        assert set(store.iter_run_ids()) == {"ours", *theirs}
+        assert store.get_parameters("ours") == {"alpha": 1}
