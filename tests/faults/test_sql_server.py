@@ -233,10 +233,12 @@ def test_a_server_that_hangs_is_given_up_in_time_and_used_again_when_it_comes_ba
     backends = [in_database(mortal.url(), table_name=table, made=False, deadline=TURN) for _ in ALL_OF_THEM]
     for backend in backends if pooled else []:
         warm(backend)
-    mortal.pause()
     with ThreadPoolExecutor(len(backends)) as pool:
-        outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values()))
-    mortal.resume()
+        mortal.pause()
+        try:
+            outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values(), timeout=10 * LATE))
+        finally:
+            mortal.resume()
     for (name, _), backend, outcome in zip(ALL_OF_THEM.items(), backends, outcomes, strict=True):
         judged(name, backend, *outcome)
     for backend in backends:
