@@ -562,7 +562,7 @@ MUTANTS: Final = (
         SQL_DATABASE,
         "    return fault.resend if request.write else fault.transient\n",
         "    return fault.transient\n",
-        "faults/test_sql_wire.py -k attempts or creates or known",
+        "faults/test_sql_wire.py -k sent_again",
     ),
     Mutant(
         "sql: a serialization failure is tried again",

@@ -32,6 +32,7 @@ WATCHDOG = 8
 
 METHODS = ["fork", "spawn", "forkserver"]
 FORKS = {"local": between(11, 80), "minio": between(4, 60), "moto": between(3, 40), "memory": between(4, 20)}
+FORKS |= {"sqlite": between(4, 60), "postgres": between(4, 60)}
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system"),
@@ -395,7 +396,7 @@ def test_whichever_way_a_child_leaves_its_parents_connections_stay_usable(
     tally("forks, ways of a child to leave", len(WAYS))
 
 
-@on("local", "minio", "sqlite", "postgres")
+@on("local", "minio")
 def test_a_program_that_is_started_inherits_neither_locks_nor_connections(store: ChunkedRunLogStore) -> None:
     program = "import os; print([os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{fd}')])"
     locks: HostLocks = store.backend._locks  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ from test_sql_server import (
     write_until_killed,
 )
 
-from chunkstore import BackendUnavailableError, ChunkedRunLogStore, StepLog, StorageFullError
+from chunkstore import BackendUnavailableError, ChunkedRunLogStore, RunLogNotFoundError, StepLog, StorageFullError
 from chunkstore.backends import ANY, FOUND, Backend
 from places import again, between, in_file
 from rigs import Tally, mounted
@@ -173,14 +173,17 @@ def fill_up(store: Store) -> list[str]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts as Linux does")
-def test_a_file_on_a_disk_that_is_read_only_is_refused_with_the_next_step_and_stays_as_it_is(tmp_path: Path) -> None:
-    """SQLite's write-ahead mode needs to write beside the file even for a read."""
+def test_a_file_on_a_disk_that_is_read_only_is_read_and_refuses_writes_with_the_next_step(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as folder:
         store = filled(in_file(folder))
         store.close()
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         with closing(in_file(folder, made=False, deadline=DEADLINE)) as backend:
+            for name in READS:
+                ALL_OF_THEM[name](Store(backend))
             for name, act in ALL_OF_THEM.items():
+                if name in READS:
+                    continue
                 with pytest.raises(BackendUnavailableError, match="writable") as refused:
                     act(Store(backend))
                 assert not refused.value.transient, name
@@ -226,7 +229,7 @@ def test_a_file_that_was_removed_under_an_open_store_is_said_and_never_silently_
         file.unlink()
     try:
         store.set_run_config("r", {"a": 1})
-    except BackendUnavailableError as error:
+    except (BackendUnavailableError, RunLogNotFoundError) as error:
         assert "runs.db" in str(error)  # noqa: PT017  a refusal is one of two good ends
     else:
         store.close()

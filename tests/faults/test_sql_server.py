@@ -71,6 +71,7 @@ def test_a_store_goes_on_after_its_server_was_restarted_as_if_nothing_had_been(m
         else:
             mortal.stop(signal.SIGINT if how == "fast" else signal.SIGQUIT)
         mortal.start()
+        backend.put("r/other.json", b"x", ANY)  # a put that meets the dead connection would be in doubt
         step.message = "after the restart"
         store.add_step_log(step, "r")
         assert store.get_run_log_by_id("r").steps["a"].message == "after the restart"
@@ -232,10 +233,12 @@ def test_a_server_that_hangs_is_given_up_in_time_and_used_again_when_it_comes_ba
     backends = [in_database(mortal.url(), table_name=table, made=False, deadline=TURN) for _ in ALL_OF_THEM]
     for backend in backends if pooled else []:
         warm(backend)
-    mortal.pause()
     with ThreadPoolExecutor(len(backends)) as pool:
-        outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values()))
-    mortal.resume()
+        mortal.pause()
+        try:
+            outcomes = list(pool.map(ended, map(hasty, backends), ALL_OF_THEM.values(), timeout=10 * LATE))
+        finally:
+            mortal.resume()
     for (name, _), backend, outcome in zip(ALL_OF_THEM.items(), backends, outcomes, strict=True):
         judged(name, backend, *outcome)
     for backend in backends:
@@ -373,6 +376,14 @@ def test_what_may_succeed_at_the_next_try_is_tried_again(postgres_server: Postgr
                 raising(postgres_server, table, state, 2)
                 act(store)
         assert store.list_run_ids() == ["new"]
+        # By the backend itself: nobody need read back what surely did not happen.
+        raising(postgres_server, table, state, 2)
+        version = backend.put("b/run.json", b"1", FOUND)
+        raising(postgres_server, table, state, 2)
+        backend.put("b/run.json", b"2", unchanged(version))
+        raising(postgres_server, table, state, 2)
+        backend.delete("b/run.json")
+        assert list(backend.list("b/")) == []
 
 
 REFUSALS: Final = {

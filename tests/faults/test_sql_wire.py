@@ -16,7 +16,7 @@ import pytest
 from test_network import OPERATIONS, Operation, baseline, bodies, everything, plainly
 
 from chunkstore import BackendUnavailableError, ChunkedRunLogStore, RunLogExistsError, WriteStateUnknownError
-from chunkstore.backends import FOUND, Backend
+from chunkstore.backends import ANY, CREATE, FOUND, Backend, unchanged
 from databases import Postgres
 from places import again, at_once, between, in_database, meanwhile, memory
 from rigs import Tally
@@ -164,6 +164,23 @@ def test_an_operation_is_right_or_says_so_whichever_of_its_statements_loses_its_
     assert tried >= len(expected.statements)  # connections that are made beside it vary
     tally("statements that lost their connection", tried)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_write_whose_reply_was_lost_is_in_doubt_and_never_sent_again_by_itself(rig: Rig, when: When) -> None:
+    """Another one may stand there by then, which a second sending of a plain put would undo."""
+    rig.ready()
+    version = rig.straight.put("r/known.json", b"old", FOUND)
+    for key, condition in (("r/plain.json", ANY), ("r/known.json", unchanged(version)), ("r/new.json", CREATE)):
+        rig.wire.reset()
+        rig.wire.strike(0, when)
+        with pytest.raises(WriteStateUnknownError) as doubt:
+            rig.backend.put(key, b"mine", condition)
+        assert doubt.value.transient
+        sent = [one for one in rig.wire.statements if "attribute_value" in one]
+        assert len(sent) == 1, sent
+        rig.straight.put(key, b"theirs", ANY)
+        assert rig.backend.get(key).data == b"theirs"
 
 
 # Many at once.
