@@ -37,7 +37,7 @@ def test_runs_are_written_changed_packed_deleted_and_made_again_as_without(store
         again(store).get_run_log_by_id("nightly")
     # Not `list_run_ids`: such a bucket of moto or MinIO goes on listing folders that hold nothing but old versions.
     assert again(store).find_runs().runs == ()
-    assert list(verify(again(store))) == []
+    assert {one.severity for one in verify(again(store))} <= {"notice"}
 
     again(store).create_run_log("nightly", tag="second")
     read = again(store).get_run_log_by_id("nightly")
