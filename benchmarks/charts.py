@@ -342,7 +342,7 @@ def machine_table() -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-_BENCHMARKS: Final = ("write", "read", "requests", "contention", "engines", "packs", "runs", "memory")
+_BENCHMARKS: Final = ("write", "read", "requests", "contention", "engines", "packs", "runs", "memory", "databases")
 
 
 def growth_table() -> str:
@@ -452,6 +452,31 @@ def packs_table() -> str:
 def runs_table() -> str:
     columns = {"action": "", "contestant": "", "requests": "requests", "median": "ms"}
     return _table(["", *columns.values()], _as_shown("runs", columns))
+
+
+_PLACES: Final = {
+    "local barrier": "local disk",
+    "sqlite barrier": "SQLite",
+    "postgres": "PostgreSQL",
+    "S3": "S3",
+    "local power": "local disk, `power`",
+    "sqlite power": "SQLite, `power`",
+}
+
+
+def databases_table() -> str:
+    """A row for each action, a column for each place: milliseconds, and how many times its floor; writes a second of eight processes."""
+    alone = dict.fromkeys(str(row["action"]) for row in rows_of("databases") if "to_floor" in row)
+    rows = [[action, *(_of_place(action, place) for place in _PLACES)] for action in alone]
+    together = [rows_of("databases", action="many processes", contestant=f"chunkstore {one}")[0] for one in _PLACES]
+    per_second = ["8 processes: writes a second", *(_number(row["writes_per_second"]) for row in together)]
+    return _table(["ms", *_PLACES.values()], [*rows, per_second])
+
+
+def _of_place(action: str, place: str) -> str:
+    row = rows_of("databases", action=action, contestant=f"chunkstore {place}")[0]
+    floor = "" if row["to_floor"] is None else f" ({_times(row['to_floor'])} its floor)"
+    return f"{_number(row['median'])}{floor}"
 
 
 def floors_table() -> str:
@@ -574,6 +599,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "packs": packs_table,
     "runs": runs_table,
     "memory": memory_table,
+    "databases": databases_table,
 }
 
 
