@@ -110,6 +110,8 @@ class Change(NamedTuple):
     """Where nothing is, the chunk is the first of its run."""
     created_at: str = ""
     """The stamp of a new chunk; empty for that of the moment when it is written."""
+    met: bool = False
+    """Whoever made `edit` has seen the chunk, be it that this process has forgotten it since: it is not begun anew unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +192,13 @@ class Chunks:
     def change(self, change: Change) -> Stored:
         """Makes one change by compare-and-swap, and repeats it on top of other writers' until it holds.
 
-        One request where this process knows the chunk or it is new; one more per conflict, and a read for each.
-        Raises `ObjectNotFoundError` where nothing is and there is no `initial`, or where the run is gone.
+        One request where this process knows the chunk or it is new; one more per conflict, and a read for each; a read first
+        where the chunk was met and forgotten. Raises `ObjectNotFoundError` where nothing is and there is no `initial`, or where the run is gone.
         """
         key = keys.key_of(change.chunk)
         stored = self.known.get(key)
         if stored is None:
-            stored = self.read(change.chunk) if change.initial is None else self._known_packed(change.chunk)
+            stored = self._looked_up(change)
         pauses = self.pauses(key)
         while True:
             try:
@@ -227,6 +229,22 @@ class Chunks:
             self._fences(stored)  # a later holder of the lease wrote the very same, perhaps
             return _Outcome(landed=True, stored=stored)
         return self._replace(stored, Chunk(stored.chunk.envelope, content), change.barrier, pauses)
+
+    def _looked_up(self, change: Change) -> Stored | None:
+        """What a change of a chunk that this process does not know is made of; None where the chunk is to be begun.
+
+        To begin it would tell who was overtaken, by the conflict, only where it stands loose: in a pack, it would be taken for the work
+        of somebody who had never seen it, all of which is new.
+        """
+        if change.initial is None:
+            return self.read(change.chunk)
+        if not change.met:
+            return self._known_packed(change.chunk)
+        try:
+            return self.read(change.chunk)
+        except ObjectNotFoundError:
+            self._require_header(change.chunk.run_id)
+            return None  # only this chunk was taken away; its run is there
 
     def _known_packed(self, chunk: ChunkId) -> Stored | None:
         """What the pack holds of a chunk that is to be written, where this process knows that the run is packed. At most one request."""

@@ -227,10 +227,12 @@ class Origin(NamedTuple):
     key: str
     content: Content
     parameters: Mapping[str, Content] = _NO_PARAMETERS
+    tried: bool = False
+    """The object was made by hand, and no call that writes it has succeeded; the content is what was known of its chunk before."""
 
 
 UNSEEN: Final = Content(b"{}")
-"""The content in the origin of an object that was made by hand while nothing was known of its chunk."""
+"""The content in the origin of an object that was tried while nothing was known of its chunk."""
 
 
 class _Noted(weakref.ref[object]):

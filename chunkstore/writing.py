@@ -26,8 +26,8 @@ class _Write(NamedTuple):
     model: BaseModel
     mine: Content
     origin: Origin | None
-    unseen: bool
-    """Whether nothing was known of the chunk."""
+    base: Content
+    """What was known of the chunk."""
 
 
 class Writer:
@@ -43,7 +43,7 @@ class Writer:
         run_id = run_log.run_id
         header = keys.header(run_id)
         origin = self._origin(run_log, keys.key_of(header))
-        new = origin is None or origin.content is UNSEEN
+        new = origin is None or origin.tried
         ended = run_log.status.upper() in TERMINAL
         job = self._job_in(run_log)
         if new or not ended:
@@ -106,7 +106,7 @@ class Writer:
                 mine = self._written(parameters)
                 changes += self._parameter_changes(run_id, mine, scope, origin.parameters)
                 stored = {keys.key_of(keys.parameter(run_id, name, scope)): content for name, content in mine.items()}
-                notes.append((owner, Origin(origin.key, origin.content, {**origin.parameters, **stored})))
+                notes.append((owner, origin._replace(parameters={**origin.parameters, **stored})))
         self._chunks.change_many(changes)
         for owner, origin in notes:
             self._origins.note(owner, origin)
@@ -137,13 +137,15 @@ class Writer:
         origin = self._origin(model, key)
         base = origin.content if origin is not None else self._last_seen(chunk)
         seen = None if base is None or base is UNSEEN else self._schema.seen(chunk.kind, base, key)
-        if origin is not None and mine == seen and self._chunks.last_seen(chunk) is not None:
+        read = origin is not None and not origin.tried
+        if read and mine == seen and self._chunks.last_seen(chunk) is not None:
             return []
         initial = mine if create else None
         changed = origin is not None and mine != seen  # even where this process believes that it stands there already
         edit = _merging(base, seen, mine)
-        change = Change(chunk, edit, initial, barrier=barrier, always=changed, founding=founding)
-        return [_Write(change, model, mine, origin, base is None)]
+        met = seen is not None
+        change = Change(chunk, edit, initial, barrier=barrier, always=changed, founding=founding, met=met)
+        return [_Write(change, model, mine, origin, UNSEEN if base is None else base)]
 
     def _make(self, writes: list[_Write]) -> None:
         try:
@@ -151,8 +153,8 @@ class Writer:
         except BaseException:
             # What a first try that fails reads of others' work must not pass for what the caller saw when it is repeated.
             for write in writes:
-                if write.unseen:
-                    self._origins.note(write.model, Origin(write.change.chunk.key, UNSEEN))
+                if write.origin is None:
+                    self._origins.note(write.model, Origin(write.change.chunk.key, write.base, tried=True))
             raise
         for change, model, mine, origin, _ in writes:
             parameters = _NO_PARAMETERS if origin is None else origin.parameters

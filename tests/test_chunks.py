@@ -205,6 +205,43 @@ def test_many_chunks_under_a_small_memory_are_all_written_and_read(counting: Cou
     assert sorted(number_of(stored.chunk.content) for stored in chunks.scan("r/step.").chunks) == list(range(50))
 
 
+class TestAChunkThatWasMetAndForgotten:
+    """What its writer has seen is read again before it is written: as little as a conflict would cost, and less."""
+
+    met = Change(STEP, plus_one, content(100), met=True)
+
+    def forgetful(self, counting: CountingBackend) -> Chunks:
+        chunks = Chunks(counting, known_bytes=1)
+        chunks.change(set_to(STEP, 1))
+        chunks.read(HEADER)
+        assert chunks.last_seen(STEP) is None
+        counting.reset()
+        return chunks
+
+    def test_is_read_and_changed(self, chunks: Chunks, counting: CountingBackend) -> None:
+        forgetful = self.forgetful(counting)
+        assert number_of(forgetful.change(self.met).chunk.content) == 2
+        assert counting.by_verb == {"get": 1, "put": 1}
+
+    def test_is_begun_anew_where_only_it_was_taken_away(self, chunks: Chunks, counting: CountingBackend) -> None:
+        forgetful = self.forgetful(counting)
+        counting.delete(keys.key_of(STEP))
+        assert number_of(forgetful.change(self.met).chunk.content) == 100
+
+    @pytest.mark.parametrize("marked", [False, True], ids=["gone", "being deleted"])
+    def test_is_not_begun_anew_where_its_run_is_deleted(
+        self, marked: bool, chunks: Chunks, counting: CountingBackend
+    ) -> None:
+        forgetful = self.forgetful(counting)
+        chunks.mark_deleted(HEADER)
+        counting.delete(keys.key_of(STEP))
+        if not marked:
+            counting.delete(keys.key_of(HEADER))
+        with pytest.raises(ObjectNotFoundError):
+            forgetful.change(self.met)
+        assert list(counting.list("r/step.")) == []
+
+
 def test_stamps_that_are_given_are_kept_however_many_are_written_at_once(chunks: Chunks) -> None:
     stamps = ["2026-01-01T00:00:00.000001Z", "2026-01-01T00:00:00.000002Z"]
     changes = [set_to(keys.step("r", stamp), 1)._replace(created_at=stamp) for stamp in stamps]

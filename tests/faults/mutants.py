@@ -347,9 +347,16 @@ MUTANTS: Final = (
     Mutant(
         "what a failed try read does not pass for what the caller saw",
         "writing.py",
-        "                    self._origins.note(write.model, Origin(write.change.chunk.key, UNSEEN))\n",
+        "                    self._origins.note(write.model, Origin(write.change.chunk.key, write.base, tried=True))\n",
         "                    pass\n",
         "faults/test_network.py",
+    ),
+    Mutant(
+        "what was tried by hand and failed is not taken for what was read as it is",
+        "writing.py",
+        "        read = origin is not None and not origin.tried\n",
+        "        read = origin is not None\n",
+        "store/test_lost_replies.py",
     ),
     Mutant(
         "a change is sent although this process believes that it stands there already",
@@ -461,6 +468,13 @@ MUTANTS: Final = (
         UNPACKING,
         "        return stored._replace(chunk=_merged(packed, stored), merged=True)\n",
         "        return stored\n",
+        IN_PROCESS,
+    ),
+    Mutant(
+        "packs: a chunk that was met and forgotten is read before it is written",
+        CHUNKS,
+        "        if not change.met:\n",
+        "        if True:\n",
         IN_PROCESS,
     ),
     Mutant(

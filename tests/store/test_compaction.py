@@ -445,6 +445,57 @@ def test_what_was_written_again_after_it_was_packed_is_never_removed_again() -> 
     assert (found["message"], [one["message"] for one in found["attempts"]]) == ("theirs", ["first", "late"])
 
 
+MERGED: dict[str, Callable[[Store], Any]] = {
+    "a step": lambda store: store.get_step_log("a", "r"),
+    "a branch": lambda store: store.get_branch_log("m.x", "r"),
+    "the job log": lambda store: store.get_job_log("r"),
+    "the run log": lambda store: store.get_run_log_by_id("r"),
+}
+
+
+def put_back(store: Store, held: Any) -> None:
+    match held:
+        case StepLog():
+            store.add_step_log(held, "r")
+        case BranchLog():
+            store.add_branch_log(held, "r")
+        case JobLog():
+            store.add_job_log("r", held)
+        case _:
+            store.put_run_log(held)
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["as it was", "changed"])
+@pytest.mark.parametrize("by_hand", [False, True], ids=["read", "made by hand"])
+@pytest.mark.parametrize("what", MERGED)
+def test_a_holder_whose_process_forgot_the_chunk_undoes_nothing_when_it_was_packed_since(
+    what: str, by_hand: bool, changes: bool
+) -> None:
+    """His create holds, as nothing stands there; but what he holds is no news from somebody who had never seen the chunk."""
+    store = ended(memory())
+    forgetful = Store(store.backend, settings=StoreSettings(known_bytes=1))
+    held = MERGED[what](forgetful)
+    if by_hand:
+        again_by_hand = held.model_copy(deep=True)
+        put_back(forgetful, again_by_hand)
+        held = again_by_hand
+    forgetful.get_run_config("r")  # there is room for one chunk
+    theirs = store.get_run_log_by_id("r")
+    theirs.steps["a"].message, theirs.steps["m"].branches["m.x"].status = "theirs", "SUCCESS"
+    assert theirs.job is not None
+    theirs.job.message = "theirs"
+    store.put_run_log(theirs)
+    store.compact("r")
+    expected = agree(again(store))
+    if changes and not isinstance(held, BranchLog):
+        part = held.steps["a"] if what == "the run log" else held
+        part.attempts.append(attempt("late"))
+        place = expected["job"] if what == "the job log" else expected["steps"]["a"]
+        place["attempts"].append(attempt("late").model_dump())
+    put_back(forgetful, held)
+    assert agree(again(store)) == expected
+
+
 def test_a_write_whose_reply_was_lost_and_that_was_packed_since_is_recognised() -> None:
     backend = memory()
     store = ended(backend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from chunkstore import (
     ChunkedRunLogStore,
     ChunkStoreError,
     ConflictError,
+    RunLog,
     RunLogExistsError,
+    StepLog,
     WriteStateUnknownError,
 )
 from chunkstore.backends import Backend, Condition
@@ -176,6 +178,55 @@ class TestUnknown:
             store.add_step_log(step, "r")
         store.add_step_log(step, "r")
         assert len(ChunkedRunLogStore(inner).get_step_log("a", "r").attempts) == 1
+
+    def test_a_repeated_call_undoes_nothing_of_what_its_first_try_read_for_a_step_made_by_hand(
+        self, inner: Backend
+    ) -> None:
+        script: list[Fault | None] = []
+        store, other = flaky(inner, in_turn(script)), ChunkedRunLogStore(inner)
+        store.add_step_log(store.create_step_log("a", "a"), "r")
+        theirs = other.get_step_log("a", "r")
+        theirs.message = "theirs"
+        other.add_step_log(theirs, "r")
+        mine = store.create_step_log("a", "a")
+        mine.status = "FAIL"
+        script += [None, None, REFUSED, REFUSED]  # a conflict, what stands there; the next put, and its read-back
+        with pytest.raises(BackendUnavailableError):
+            store.add_step_log(mine, "r")
+        store.add_step_log(mine, "r")
+        found = again(other).get_step_log("a", "r")
+        assert (found.status, found.message) == ("FAIL", "theirs")
+
+    def test_a_run_log_made_by_hand_is_as_durable_by_the_repeated_call_as_by_the_first(self, inner: Backend) -> None:
+        script: list[Fault | None] = []
+        store = ChunkedRunLogStore(NotingBarriers(inner, in_turn(script)), timing=Clock().timing())
+        store.update_run_log_status("r", "PROCESSING")  # the header is known, and is as it shall be
+        mine = store.get_run_log_by_id("r").model_copy(deep=True)
+        script += [REFUSED, REFUSED]
+        with pytest.raises(BackendUnavailableError):
+            store.put_run_log(mine)
+        barriers = store.backend.barriers  # type: ignore[attr-defined]
+        barriers.clear()
+        store.put_run_log(mine)
+        assert barriers == [("r/run.json", True)]
+
+
+class NotingBarriers(FlakyBackend):
+    """Writes down which puts came with a barrier."""
+
+    def __init__(self, inner: Backend, script: Iterable[Fault | None]) -> None:
+        super().__init__(inner, script)
+        self.barriers: list[tuple[str, bool]] = []
+
+    def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
+        self.barriers.append((key, barrier))
+        return super().put(key, data, condition, barrier=barrier)
+
+
+def in_turn(script: list[Fault | None]) -> Iterator[Fault | None]:
+    """The faults that are in the list by then, and none while it is empty."""
+    while True:
+        yield script.pop(0) if script else None
 
 
 def increment(content: Content) -> Content:
