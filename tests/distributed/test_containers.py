@@ -67,7 +67,9 @@ def assert_two_steps(store: chunkstore.ChunkedRunLogStore) -> None:
     assert {name: step.status for name, step in run.steps.items()} == dict.fromkeys(
         ("give", "double", "success"), "SUCCESS"
     )
-    assert {name: parameter.value for name, parameter in run.parameters.items()} == {"number": 3, "doubled": 6}
+    # Argo's pods have the workflow's parameters as well.
+    given = {name: parameter.value for name, parameter in run.parameters.items()}
+    assert {"number": 3, "doubled": 6}.items() <= given.items()
     assert [len(run.steps[name].attempts) for name in ("give", "double")] == [1, 1]
 
 

@@ -47,6 +47,7 @@ def connections_to(port: int) -> int:
     return sum(line.split()[2].endswith(f":{port:04X}") and f"socket:[{line.split()[9]}]" in ours for line in lines)
 
 
+@pytest.mark.timeout(1_200)
 def test_two_thousand_branches_by_all_workers_are_all_there(
     client: Client, store: ChunkedRunLogStore, minio_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def store(minio_server: S3Server) -> Iterator[ChunkedRunLogStore]:
     store.close()
 
 
+@pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("cluster")
 def test_a_map_by_all_workers_is_all_there(
     store: ChunkedRunLogStore, minio_server: S3Server, monkeypatch: pytest.MonkeyPatch
