@@ -36,7 +36,7 @@ def main(url: str) -> None:
     store = chunkstore.open(url)
     store.create_run_log("r1", status="PROCESSING")
     store.add_step_log(store.create_step_log("map", "map"), "r1")
-    options = {"n_workers": 2, "threads_per_worker": 4, "dashboard_address": None, "silence_logs": "ERROR"}
+    options = {"n_workers": 2, "threads_per_worker": 4, "dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         # Not pure: dask must run each of them, also where it has seen the same arguments before.
         names = client.gather(client.map(work, [store] * BRANCHES, range(BRANCHES), pure=False))

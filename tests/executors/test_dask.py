@@ -27,7 +27,12 @@ WORKERS, THREADS = 2, 4
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    options: Any = {"n_workers": WORKERS, "threads_per_worker": THREADS, "processes": True, "dashboard_address": None}
+    options: Any = {
+        "n_workers": WORKERS,
+        "threads_per_worker": THREADS,
+        "processes": True,
+        "dashboard_address": "127.0.0.1:0",
+    }
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         yield client
 
