@@ -49,7 +49,8 @@ _OTHERS: Final[Mapping[str, str]] = {
 }
 """The stores of runnable and magnus, and what to take instead."""
 _CREDENTIALS: Final = re.compile(r"(?<=://).*@")
-_SECRET_ARGUMENT: Final = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET_ARGUMENT: Final = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)([^&]*)", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"://[^/@]*:[^@]+@")
 _STARS: Final = "**********"
 _FLAG: Final = TypeAdapter(bool)
 
@@ -233,3 +234,8 @@ def _shown(value: object, *, stars: bool) -> object:
 def without_password(url: str) -> str:
     """A URL without the user and password that may stand in it, or in its arguments."""
     return _SECRET_ARGUMENT.sub(rf"\1{_STARS}", _CREDENTIALS.sub(f"{_STARS}@", url))
+
+
+def holds_password(url: str) -> bool:
+    """Whether a password stands in a URL, or another secret in its arguments."""
+    return _PASSWORD.search(url) is not None or any(found[2] for found in _SECRET_ARGUMENT.finditer(url))
