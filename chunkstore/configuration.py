@@ -23,7 +23,7 @@ from chunkstore.config import (
 from chunkstore.errors import InvalidInputError
 from chunkstore.schema import OWN, Schema
 from chunkstore.settings import MemorySettings, Settings
-from chunkstore.settings.checking import accepted, check_unfilled, checked, nearest_of, secret_names
+from chunkstore.settings.checking import accepted, check_unfilled, checked, hint, secret_names
 from chunkstore.settings.configs import KEYS, PlaceKeys, UrlKeys, url_keys
 from chunkstore.settings.placeholders import (
     Find,
@@ -186,10 +186,7 @@ def require_type(kind: object) -> None:
     if isinstance(kind, str) and kind in _OTHERS:
         text = f"type {kind!r} is a store of the pipeline tool's own; {_OTHERS[kind]}"
     else:
-        near = nearest_of(str(kind), TYPES)
-        text = f"there is no type {kind!r}; " + (
-            f"did you mean {near!r}?" if near else f"known are: {', '.join(TYPES)}"
-        )
+        text = f"there is no type {kind!r}; {hint(str(kind), TYPES)}"
     raise InvalidInputError(text, name=str(kind))
 
 
