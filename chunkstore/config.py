@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -16,7 +15,7 @@ from chunkstore.backends import Backend
 from chunkstore.errors import InvalidInputError, NotSupportedError
 from chunkstore.schema import OWN, Schema
 from chunkstore.settings import DatabaseSettings, LocalSettings, MemorySettings, S3StoreSettings, Settings
-from chunkstore.settings.checking import checked, nearest_of
+from chunkstore.settings.checking import checked, hint, nearest_of
 from chunkstore.settings.placeholders import Secrets, filled, filled_url, finder, found_in, in_environment
 from chunkstore.store import ChunkedRunLogStore
 
@@ -117,7 +116,7 @@ def scheme_of(url: str | os.PathLike[str]) -> str:
             name=scheme,
         )
     if scheme not in _WAYS:
-        raise InvalidInputError(f"no store for {scheme}:// URLs; {_nearest(scheme, list(_WAYS))}", name=scheme)
+        raise InvalidInputError(f"no store for {scheme}:// URLs; {hint(scheme, _WAYS)}", name=scheme)
     return scheme
 
 
@@ -267,8 +266,3 @@ def _require(backend: Backend, promise: str) -> None:
             f"{backend.place} cannot promise that parallel writers are safe {promise.replace('-', ' ')}; "
             "choose another place, or leave out require"
         )
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"

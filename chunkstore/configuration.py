@@ -23,7 +23,7 @@ from chunkstore.config import (
 from chunkstore.errors import InvalidInputError
 from chunkstore.schema import OWN, Schema
 from chunkstore.settings import MemorySettings, Settings
-from chunkstore.settings.checking import accepted, check_unfilled, checked, nearest_of, secret_names
+from chunkstore.settings.checking import accepted, check_unfilled, checked, hint, secret_names
 from chunkstore.settings.configs import KEYS, PlaceKeys, UrlKeys, url_keys
 from chunkstore.settings.placeholders import (
     Find,
@@ -49,7 +49,8 @@ _OTHERS: Final[Mapping[str, str]] = {
 }
 """The stores of runnable and magnus, and what to take instead."""
 _CREDENTIALS: Final = re.compile(r"(?<=://).*@")
-_SECRET_ARGUMENT: Final = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET_ARGUMENT: Final = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)([^&]*)", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"://[^/@]*:[^@]+@")
 _STARS: Final = "**********"
 _FLAG: Final = TypeAdapter(bool)
 
@@ -185,10 +186,7 @@ def require_type(kind: object) -> None:
     if isinstance(kind, str) and kind in _OTHERS:
         text = f"type {kind!r} is a store of the pipeline tool's own; {_OTHERS[kind]}"
     else:
-        near = nearest_of(str(kind), TYPES)
-        text = f"there is no type {kind!r}; " + (
-            f"did you mean {near!r}?" if near else f"known are: {', '.join(TYPES)}"
-        )
+        text = f"there is no type {kind!r}; {hint(str(kind), TYPES)}"
     raise InvalidInputError(text, name=str(kind))
 
 
@@ -233,3 +231,8 @@ def _shown(value: object, *, stars: bool) -> object:
 def without_password(url: str) -> str:
     """A URL without the user and password that may stand in it, or in its arguments."""
     return _SECRET_ARGUMENT.sub(rf"\1{_STARS}", _CREDENTIALS.sub(f"{_STARS}@", url))
+
+
+def holds_password(url: str) -> bool:
+    """Whether a password stands in a URL, or another secret in its arguments."""
+    return _PASSWORD.search(url) is not None or any(found[2] for found in _SECRET_ARGUMENT.finditer(url))

@@ -113,3 +113,8 @@ class FencedBackend:
 def fence_of(backend: Backend) -> Fence | None:
     """What chunks written to this backend are fenced by; None for a plain backend."""
     return backend.lease if isinstance(backend, FencedBackend) else None
+
+
+def unfenced(backend: Backend) -> Backend:
+    """The backend that writes under no lease: where the records of leases are changed, and where a place is asked for what only it can do."""
+    return backend.inner if isinstance(backend, FencedBackend) else backend

@@ -36,7 +36,7 @@ from chunkstore.errors import (
     StepLogNotFoundError,
     StorageFullError,
 )
-from chunkstore.fencing import FencedBackend, fence_of
+from chunkstore.fencing import FencedBackend, fence_of, unfenced
 from chunkstore.following import Follower, RunChange, streamed
 from chunkstore.keys import ChunkId, Kind
 from chunkstore.known import Origins, Stored
@@ -612,7 +612,7 @@ class ChunkedRunLogStore:
         only one host's processes apart. Two requests, four the first time; one for each look while it waits, five in a `ttl`; one for each renewal.
         """
         return take(
-            self.backend,
+            unfenced(self.backend),
             run_id,
             name,
             ttl,
@@ -628,16 +628,15 @@ class ChunkedRunLogStore:
 
         A new holder's generation is put into the run's header, so that no earlier holder can write that any more: two requests, one where there is no run yet; three for one
         that was copied from elsewhere. None for a `WorkerLease`. The store's writes cost what they cost, and on local disk one request more each, as a worker's do everywhere. Pickled, it writes under a `WorkerLease`.
-        It has a cache of its own, and writes no other run (`InvalidInputError`).
+        It has a cache of its own, and writes no other run (`InvalidInputError`). A store that is fenced already becomes one fenced by this lease alone.
         """
         if lease.place != self.backend.place:
             raise InvalidInputError(
                 f"the lease {lease.name!r} is one of {lease.place}, and this store is {self.backend.place}",
                 name=lease.name,
             )
-        inner = self.backend.inner if isinstance(self.backend, FencedBackend) else self.backend
         store = ChunkedRunLogStore(
-            FencedBackend(inner, lease),
+            FencedBackend(unfenced(self.backend), lease),
             settings=self.settings,
             schema=self.schema,
             timing=self._timing,

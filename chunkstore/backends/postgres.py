@@ -45,6 +45,8 @@ PAUSES: Final = (0.05, 0.2, 0.8)
 _IDLE_SECONDS: Final = 10.0
 """A connection that was not used for so long is asked before it is trusted; any other only whether the server closed it."""
 _PING_SECONDS: Final = 3.0
+_PATIENCE: Final = 10
+"""Seconds that a server has to accept a connection, however long a statement may take: `create_tables` gives it an hour."""
 _TEXTS: Final = {"text", "character varying"}
 _COLUMNS: Final = """
     SELECT a.attname, format_type(a.atttypid, NULL), pg_get_expr(d.adbin, d.adrelid), a.attidentity <> ''
@@ -137,7 +139,7 @@ class Postgres:
         return PAUSES[min(tries, len(PAUSES)) - 1] * random.uniform(0.5, 1.5)
 
     def _connect(self) -> _Link:
-        patience = max(2, math.ceil(self._settings.deadline / 3))
+        patience = max(2, min(_PATIENCE, math.ceil(self._settings.deadline / 3)))
         _, given = self.engine.dialect.create_connect_args(self._settings.url)
         link = _Link.connect(
             **{

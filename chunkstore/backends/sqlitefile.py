@@ -45,7 +45,7 @@ class SqliteFile:
     def __init__(self, settings: SqlSettings) -> None:
         self._path = settings.path
         self._durability = settings.durability or "barrier"
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self.token = 0
         self._making = False
         self.makes_table = settings.create_tables is not False
@@ -65,13 +65,9 @@ class SqliteFile:
 
     def find(self, *, make: bool) -> bool:
         """Whether the file is there; lets go of one that was removed or replaced since. Raises `OSError` where nobody can say."""
-        try:
-            status = os.stat(self._path)
-            now = (status.st_dev, status.st_ino)
-        except FileNotFoundError:
-            now = None
+        now = self._state()
         if now != self._seen:
-            # What is written to a file that has lost its name is lost.
+            # What is written to a file that has lost its name is lost; and one that is opened as unchanging is not looked at again.
             self.engine.dispose()
             self.token += 1
         self._making = make and now is None
@@ -79,6 +75,23 @@ class SqliteFile:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
         self._seen = now
         return now is not None or make
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Which file it is, None for none; and of one that is opened as unchanging, whether it changed all the same."""
+        try:
+            status = os.stat(self._path)
+            if self._is_unchanging():
+                return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _is_unchanging(self) -> bool:
+        """Whether nobody can write there, and SQLite need not keep a log beside the file, which it could not.
+
+        Where there is a log somebody writes: the disk is read-only here, in a container, and not where it comes from.
+        """
+        return bool(os.statvfs(self._path).f_flag & os.ST_RDONLY) and not os.path.exists(f"{self._path}-wal")
 
     def limit(self, connection: Connection, until: float) -> None:
         """Nothing to do: no statement waits."""
@@ -96,8 +109,7 @@ class SqliteFile:
             made.execute(f"PRAGMA synchronous={'EXTRA' if self._durability == 'power' else 'NORMAL'}")
             if self._seen is None:
                 with suppress(OSError):
-                    status = os.stat(self._path)
-                    self._seen = (status.st_dev, status.st_ino)
+                    self._seen = self._state()
         except BaseException:
             made.close()
             raise
@@ -106,8 +118,9 @@ class SqliteFile:
     def _mode(self) -> str:
         if self._making:
             return "mode=rwc"
-        if os.statvfs(self._path).f_flag & os.ST_RDONLY:
-            return "mode=ro&immutable=1"  # nobody writes there, and SQLite could not keep its log beside the file
+        if self._is_unchanging():
+            return "mode=ro&immutable=1"
+        # As SQLite does it by itself where it may not write: it reads the log that is there.
         return "mode=rw"
 
     def shape(self, connection: Connection, table: str) -> Shape:

@@ -17,7 +17,9 @@ from chunkstore.cli.opening import config_files, place_meant
 from chunkstore.cli.options import JsonOption, StoreOption
 from chunkstore.cli.output import Output
 from chunkstore.config import checked_settings, open_backend, settings_model
+from chunkstore.configuration import holds_password, without_password
 from chunkstore.settings.checking import secret_names
+from chunkstore.settings.placeholders import filled
 
 _STARS: Final = "**********"
 _OF_ENVIRONMENT: Final[Mapping[str, Sequence[str]]] = {
@@ -44,6 +46,7 @@ class ShownStore(Document):
 
     name: str
     url: str
+    """As the file has it; user and password are stars."""
     file: str
 
 
@@ -149,7 +152,7 @@ def _masked(value: object) -> object:
 def _stores(files: Iterable[ConfigFile]) -> Iterator[ShownStore]:
     for file in files:
         for name, table in file.stores.items():
-            yield ShownStore(name=name, url=str(table["url"]), file=str(file.path))
+            yield ShownStore(name=name, url=without_password(str(table["url"])), file=str(file.path))
 
 
 def _warnings(files: Iterable[ConfigFile]) -> Iterator[str]:
@@ -161,7 +164,10 @@ def _warnings(files: Iterable[ConfigFile]) -> Iterator[str]:
 
 def _secrets(table: Mapping[str, object]) -> Iterator[str]:
     secret = secret_names(settings_model(str(table["url"])))
-    return (key for key in table if key in secret and table[key])
+    for key, value in table.items():
+        written = filled(value, key, lambda _name: "")  # what a placeholder stands for is not in the file
+        if holds_password(str(written)) if key == "url" else key in secret and written:
+            yield key
 
 
 def _show(output: Output, found: Configuration) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from chunkstore import keys
 from chunkstore.chunks import Chunks
 from chunkstore.errors import ConflictError, FormatError, InvalidInputError, LeaseHeldError, NotSupportedError
+from chunkstore.fencing import unfenced
 from chunkstore.leaserecords import Record, decode, raise_highest
 from chunkstore.leases import take
 from chunkstore.store import ChunkedRunLogStore
@@ -110,7 +111,9 @@ def _abandoned(store: ChunkedRunLogStore, record: Record, version: str, patience
     if not record.is_held or not patience:
         return record, version
     try:
-        take(store.backend, record.run, record.name, wait=patience, holder="sweep_leases", heartbeat=False).release()
+        take(
+            unfenced(store.backend), record.run, record.name, wait=patience, holder="sweep_leases", heartbeat=False
+        ).release()
     except (LeaseHeldError, ConflictError):
         return record, version
     key = keys.lease(record.run, record.name)

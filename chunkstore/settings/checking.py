@@ -84,3 +84,9 @@ def _names(field: tuple[str, FieldInfo]) -> list[str]:
 def nearest_of(name: str, known: Collection[str]) -> str:
     """The known name that is nearest; empty where none is near."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), "")
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """What to say behind a name that is unknown: the nearest, or all that are known."""
+    near = nearest_of(name, known)
+    return f"did you mean {near!r}?" if near else f"known are: {', '.join(known)}"

@@ -67,6 +67,32 @@ def test_a_secret_that_others_can_read_is_warned_of(file: Path) -> None:
     assert "stores.prod.key, stores.prod.secret: chmod 600" in run("config", "check", "-s", "here").err
 
 
+@pytest.mark.parametrize("url", [f"postgresql://me:{SECRET}@h/d", f"postgresql://me@h/d?password={SECRET}"])
+def test_a_password_in_the_url_of_a_database_is_not_shown_and_is_warned_of(file: Path, url: str) -> None:
+    file.write_text(f'[stores.db]\nurl = "{url}"\n')
+    file.chmod(0o644)
+    for arguments in ((), ("--json",)):
+        result = run("config", "check", *arguments)
+        assert result.code == 0
+        assert "db" in result.out
+        assert SECRET not in result.out + result.err
+    assert "holds stores.db.url: chmod 600" in run("config", "check").err
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'url = "postgresql://me:${PASSWORD}@h/d"',
+        'url = "postgresql://me@h/d"\npassword = "${PASSWORD}"',
+        'url = "postgresql://me@h:5432/d"',
+    ],
+)
+def test_a_file_without_a_secret_of_its_own_may_be_read_by_others(file: Path, written: str) -> None:
+    file.write_text(f"[stores.db]\n{written}\n")
+    file.chmod(0o644)
+    assert "chmod" not in run("config", "check").err
+
+
 def test_what_is_wrong_is_an_error_with_file_and_key(file: Path) -> None:
     file.write_text(FILE.replace("timeout_seconds", "timeout"))
     result = run("config", "check")

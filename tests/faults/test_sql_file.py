@@ -193,6 +193,24 @@ def test_a_file_on_a_disk_that_is_read_only_is_read_and_refuses_writes_with_the_
         store.close()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts as Linux does")
+def test_who_has_the_disk_read_only_reads_what_others_write_to_it_meanwhile(tmp_path: Path) -> None:
+    """As a container does, whose volume is read-only."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as folder:
+        store = filled(in_file(folder))
+        with (
+            mounted(tmp_path / "volume", "--bind", "-o", "ro", str(folder)) as volume,
+            closing(in_file(volume, made=False, deadline=DEADLINE)) as backend,
+        ):
+            for message in ("ONE", "TWO"):
+                store.update_run_log_status("r", message)
+                assert Store(backend).get_run_log_by_id("r", full=False).status == message
+                store.close()  # the last one takes the log away
+                assert Store(backend).get_run_log_by_id("r", full=False).status == message
+            with pytest.raises(BackendUnavailableError, match="writable"):
+                backend.put("r/x.json", b"{}", ANY)
+
+
 @pytest.mark.parametrize("what", ["no database", "cut", "overwritten"])
 def test_a_file_that_is_no_database_or_damaged_is_named_and_not_overwritten(tmp_path: Path, what: str) -> None:
     file = tmp_path / "runs.db"

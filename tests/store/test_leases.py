@@ -890,3 +890,15 @@ TestContenders.settings = hypothesis_settings(max_examples=25, stateful_step_cou
 def no_lease_is_left_renewing() -> Iterator[None]:
     yield
     assert until(lambda: not any("chunkstore-lease-renewing" in thread.name for thread in threading.enumerate()))
+
+
+def test_a_lease_that_a_fenced_store_takes_keeps_others_out_as_any_other(tmp_path: Path) -> None:
+    store = ChunkedRunLogStore(LocalBackend(tmp_path))
+    with (
+        store.lease("r", "executor", heartbeat=False) as first,
+        store.fenced(first).lease("r", "other", heartbeat=False) as second,
+        second.standing(),
+        pytest.raises(BackendUnavailableError),
+        LocalBackend(tmp_path, deadline=0.05).excluding(keys.lease("r", "other")),
+    ):
+        pass
