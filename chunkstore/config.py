@@ -216,6 +216,7 @@ def check_shown(url: str) -> None:
     if scheme.lower() == "file" or (way is not None and way.model.url_may_hold_credentials):
         return
     if slashes and re.search("[@:?#]", host) and not host.startswith("arn:"):
+        scheme_of(url)  # of another database it says so: nobody meant a bucket
         raise InvalidInputError(
             "the name of the bucket has '@', ':', '?' or '#'; credentials do not belong into the URL, where everybody sees "
             "them: use the settings key and secret"

@@ -43,6 +43,16 @@ def test_the_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_a_link_from_another_page_leads_to_every_page() -> None:
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+        if (page.parent / target).resolve() != page
+    }
+    assert not [page.name for page in PAGES if page != TOP / "README.md" and page.resolve() not in linked]
+
+
 MODELS = [
     chunkstore.Settings,
     chunkstore.LocalSettings,

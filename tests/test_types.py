@@ -123,6 +123,10 @@ def test_each_type_takes_the_general_settings_and_a_key_without_a_value_counts_a
         ("chunkstore-fs", {"timeout_seconds": SECRET}, "timeout_seconds: "),
         ("chunkstore-minio", {"endpoint_url": f"http://me:{SECRET}@h"}, "endpoint_url: credentials do not belong"),
         ("chunkstore-db", {}, "connection_string: it is required, and missing"),
+        ("chunkstore-db", {"connection_string": ""}, "connection_string: it is empty"),
+        ("chunkstore-db", {"connection_string": "runs.db"}, "connection_string: it must be a URL: sqlite:///runs.db, or postgresql://"),
+        ("chunkstore-db", {"connection_string": f"mysql+pymysql://me:{SECRET}@h/d"}, "no store for mysql+pymysql:// URLs: chunkstore speaks SQLite"),
+        ("chunkstore-db", {"connection_string": f"postgresql+psycopg2://me:{SECRET}@h/d"}, "no store for postgresql+psycopg2:// URLs"),
         ("chunkstore-db", {"connection_string": f"s3://{SECRET}"}, "take type chunkstore with the key url"),
     ],
 )  # fmt: skip

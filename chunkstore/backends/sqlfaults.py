@@ -63,6 +63,7 @@ UNREACHABLE: Final = Fault(
 CERTIFICATE: Final = Fault(
     "the TLS connection could not be trusted", "Check sslmode, sslrootcert and the server's certificate."
 )
+OPTION: Final = Fault("the URL has a parameter that libpq does not know", "Correct what stands behind its '?'.")
 BROKEN: Final = Fault("the connection broke", "Try again.", transient=True, landed=True)
 LATE: Final = Fault("there was no answer in time", "Try again, or raise the deadline.", transient=True, landed=True)
 CANCELLED: Final = Fault(
@@ -121,6 +122,7 @@ SQLITE_CODES: Final[Mapping[str, Fault]] = {
 """Primary result codes of SQLite; an extended one begins with its primary one."""
 
 WORDS: Final[tuple[tuple[str, Fault], ...]] = (
+    (r"invalid (connection option|URI query parameter)", OPTION),  # first: its name may have words of the others
     (r"no such table", NO_TABLE),
     (r"no such column|has no column|ON CONFLICT clause does not match", OTHER_TABLE),
     (r"password|authentication|no pg_hba|role .* does not exist|not permitted to log in", REFUSED),

@@ -49,6 +49,8 @@ def _problem(model: type[BaseModel], error: Any) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         twin = next((names[0] for names in map(_names, _fields(model)) if key in names), "")
         return key, f"it says the same as {twin}; give one of them"
+    if error["type"] in ("too_short", "string_too_short"):
+        return key, "it is empty"  # pydantic would count the items of a secret
     return key, error["msg"].removeprefix("Value error, ")
 
 

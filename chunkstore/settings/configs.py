@@ -38,6 +38,12 @@ def _bucket(name: str) -> str:
     return name
 
 
+def _database(url: SecretStr) -> SecretStr:
+    if ":" not in url.get_secret_value():
+        raise ValueError("it must be a URL: sqlite:///runs.db, or postgresql://user@host/database")
+    return url
+
+
 class UrlKeys(PlaceKeys):
     """Type `chunkstore`: a URL, and the settings of the place that it names."""
 
@@ -120,7 +126,7 @@ class DatabaseKeys(PlaceKeys, DatabaseSettings):
 
     where: ClassVar[str] = "connection_string"
 
-    connection_string: SecretStr = Field(min_length=1)
+    connection_string: Annotated[SecretStr, AfterValidator(_database)] = Field(min_length=1)
     """The database, as SQLAlchemy writes it."""
 
     def place_url(self) -> str:

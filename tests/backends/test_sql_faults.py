@@ -134,6 +134,7 @@ def test_no_fault_is_both_surely_undone_and_perhaps_done() -> None:
         ("connection failed: Connection refused", sqlfaults.UNREACHABLE),
         ("failed to resolve host 'nowhere': Name or service not known", sqlfaults.UNREACHABLE),
         ("SSL error: certificate verify failed", sqlfaults.CERTIFICATE),
+        ('invalid connection option "sslmod"', sqlfaults.OPTION),
     ],
 )
 def test_what_comes_before_a_connection_goes_by_its_words_and_never_landed(said: str, fault: Fault) -> None:
