@@ -88,10 +88,8 @@ def _keys() -> Iterator[tuple[str, str]]:
         inherited = model.__mro__[2].model_fields
         for name, field in model.model_fields.items():
             choices = getattr(field.validation_alias, "choices", [name])
-            if (
-                name not in inherited
-                or (field is not inherited[name]
-                and (field.default, choices) != (inherited[name].default, [name]))
+            if name not in inherited or (
+                field is not inherited[name] and (field.default, choices) != (inherited[name].default, [name])
             ):
                 secret = isinstance(field.default, SecretStr)
                 default = f"`{field.default.get_secret_value()}`" if secret else str(field.default or "none")
