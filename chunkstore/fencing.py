@@ -4,8 +4,9 @@ What a lease lost means for a write, by where it is lost:
 
 * before the write is begun: refused, everywhere. The holder asks its own clock and nobody else; a worker asks the place (one request).
 * between that check and the write's arrival (the process was stopped there, or the request took long):
-  - on a place whose users are all on one host (local disk, memory) there is no such moment: the record is looked at and the chunk written in one block that
-    keeps takers of the lease out. Who is stopped inside keeps them out until it goes on or is killed;
+  - on a place that keeps others out (local disk, memory, SQLite, PostgreSQL without a pooler) there is no such moment: the record is looked at and the chunk written
+    in one block that keeps takers of the lease out. Who is stopped inside keeps them out until it goes on or is killed; in PostgreSQL for a third of the deadline only:
+    then the server ends the session that keeps them out, and as the write goes by that session, it does not happen;
   - anywhere else, a header is never written: a new holder's `fenced` puts its generation into it, so that no compare-and-swap of an earlier one can succeed. Nor is
     any chunk that the new holder wrote: each carries its generation;
   - a chunk that the new holder has not written since may still be, and a new one made. The writer that goes on then finds its lease lost, raises `LeaseLostError` and takes back what

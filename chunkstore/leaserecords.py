@@ -149,11 +149,13 @@ class Records:
     @property
     def is_exclusive(self) -> bool:
         """Whether looking at the record, and a write that depends on it, can be one step."""
-        return isinstance(self.backend, Excluding)
+        return isinstance(self.backend, Excluding) and self.backend.excludes()
 
-    def alone(self) -> AbstractContextManager[None]:
-        """A block in which the record does not change, where that `is_exclusive`; elsewhere any block."""
-        return self.backend.excluding(self.key) if isinstance(self.backend, Excluding) else nullcontext()
+    def alone(self, *, shared: bool = False) -> AbstractContextManager[None]:
+        """A block in which nobody else takes or releases the lease, where that `is_exclusive`; elsewhere any block. With `shared` others may be in such a one too."""
+        if isinstance(self.backend, Excluding) and self.backend.excludes():
+            return self.backend.excluding(self.key, shared=shared)
+        return nullcontext()
 
     def read(self) -> Seen | None:
         """The record as it is now; None for none. Raises `FormatError`, `InvalidInputError`. One request."""
@@ -181,7 +183,9 @@ class Records:
         """
         condition = FOUND if over is None else unchanged(over.version)
         data = encode(record)
-        with self.alone():  # a process that was stopped in such a block is not waited for again and again
+        # A renewal changes nothing for those who write under the lease, so it waits for none of them: one may have been stopped.
+        renewed = over is not None and over.record.token == record.token
+        with nullcontext() if renewed else self.alone():
             for pause in (*_PAUSES, None):
                 try:
                     return Seen(record, self.backend.put(self.key, data, condition))

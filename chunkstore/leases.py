@@ -221,7 +221,7 @@ class Lease:
                 yield
             return
         self.check()
-        with self._records.alone():
+        with self._records.alone(shared=True):
             if self._records.is_exclusive:
                 self._look()
             yield
@@ -399,7 +399,7 @@ class WorkerLease:
     @contextmanager
     def standing(self) -> Iterator[None]:
         """A block in which the lease is held: raises `LeaseLostError` where it is not. One request."""
-        with self._records.alone():
+        with self._records.alone(shared=True):
             self.check()
             yield
 

@@ -627,7 +627,7 @@ class ChunkedRunLogStore:
         """A store for the lease's run whose writes raise `LeaseLostError` once the lease is lost; `chunkstore.fencing` says exactly what is certain.
 
         A new holder's generation is put into the run's header, so that no earlier holder can write that any more: two requests, one where there is no run yet; three for one
-        that was copied from elsewhere. None for a `WorkerLease`. The store's writes cost what they cost, and on local disk one request more each, as a worker's do everywhere. Pickled, it writes under a `WorkerLease`.
+        that was copied from elsewhere. None for a `WorkerLease`. The store's writes cost what they cost, and on local disk and in a database one request more each, as a worker's do everywhere. Pickled, it writes under a `WorkerLease`.
         It has a cache of its own, and writes no other run (`InvalidInputError`). A store that is fenced already becomes one fenced by this lease alone.
         """
         if lease.place != self.backend.place:

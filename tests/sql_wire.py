@@ -9,6 +9,7 @@
         wire.at_random(seed=1, rate=0.2)         # one of the first two, at so many of all statements
         wire.calm(); wire.struck                 # no more of it; how often it struck
 
+With `pools=True` it tells its clients of a process that is none of the server's, as PgBouncer does.
 It reads the frontend/backend protocol, version 3, without TLS: https://www.postgresql.org/docs/current/protocol.html.
 """
 
@@ -38,8 +39,9 @@ _CANCEL: Final = 80877102
 class SqlWire:
     """Stands between clients and a server, in threads of its own."""
 
-    def __init__(self, server: Postgres) -> None:
+    def __init__(self, server: Postgres, *, pools: bool = False) -> None:
         self._server = server
+        self.pools = pools
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listening.getsockname()[1]
         self._lock = threading.Lock()
@@ -217,6 +219,8 @@ class _Connection:
         with contextlib.suppress(OSError, EOFError, ValueError):
             while True:
                 kind, body = self._frame(self._from_server)
+                if kind == b"K" and self._wire.pools:
+                    body = os.urandom(4) + body[4:]
                 if self._swallow is None:
                     self._client.sendall(kind + struct.pack("!i", len(body) + 4) + body)
                 elif kind == b"Z" and self._swallow == "after":  # all of it happened, to the end of the transaction

@@ -156,14 +156,20 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Excluding(Protocol):
-    """A backend all of whose users are on this host, so that it can keep the others out for a moment. No part of the contract.
+    """A backend that can keep all its other users out for a moment: they are on this host, or a server knows them. No part of the contract.
 
     Where there is it, what a lease says and the write that depends on it are one step; see `chunkstore.leases`.
     """
 
-    def excluding(self, key: str) -> AbstractContextManager[None]:
-        """A block in which nobody else is in such a block of the same key; the verbs may be called inside. Ends with its process.
+    def excludes(self) -> bool:
+        """Whether it can, the way it is connected to; then the same must hold for all its users. May ask once, and then remembers."""
+        ...
 
-        Raises `BackendUnavailableError` where others are in it until the backend's deadline.
+    def excluding(self, key: str, *, shared: bool = False) -> AbstractContextManager[None]:
+        """A block in which nobody else is in such a block of the same key; where the place can tell, those that are `shared` may be in it together.
+
+        The verbs may be called inside, by the thread that entered: what they write is written while it is in. It ends with its
+        process; where a server ends it earlier, the verbs fail, and nothing is written. Raises `BackendUnavailableError` where others are in it until
+        the backend's deadline.
         """
         ...

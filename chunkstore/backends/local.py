@@ -234,8 +234,12 @@ class LocalBackend:
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def excluding(self, key: str) -> AbstractContextManager[None]:
+    def excludes(self) -> bool:
         """See `chunkstore.backends.Excluding`."""
+        return True
+
+    def excluding(self, key: str, *, shared: bool = False) -> AbstractContextManager[None]:
+        """See `chunkstore.backends.Excluding`. One at a time, shared or not."""
         return self._exclusions.holding(key)
 
     def _path(self, key: str) -> str:

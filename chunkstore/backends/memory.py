@@ -107,8 +107,12 @@ class MemoryBackend:
     def close(self) -> None:
         """Nothing to let go; the objects stay."""
 
-    @contextmanager
-    def excluding(self, key: str) -> Iterator[None]:
+    def excludes(self) -> bool:
         """See `chunkstore.backends.Excluding`."""
+        return True
+
+    @contextmanager
+    def excluding(self, key: str, *, shared: bool = False) -> Iterator[None]:
+        """See `chunkstore.backends.Excluding`. One at a time, shared or not."""
         with waiting.holding(self._space.exclusion.get()):
             yield

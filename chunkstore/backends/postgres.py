@@ -61,6 +61,9 @@ _UNIQUE_KEYS: Final = """
     WHERE i.indrelid = to_regclass(:name) AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 2 AND i.indexprs IS NULL
       AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) = '(version IS NOT NULL)')
 """
+_PROCESS: Final = "SELECT pg_backend_pid()"
+_IDLE_SESSIONS: Final = 140_000
+"""The first version that ends sessions that idle outside of a transaction."""
 _SETTINGS: Final = "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
 
 
@@ -128,9 +131,7 @@ class Postgres:
 
     def limit(self, connection: Connection, until: float) -> None:
         """No answer is waited for after this moment."""
-        link = connection.connection.driver_connection
-        assert isinstance(link, _Link)
-        link.until = until
+        _link_of(connection).until = until
 
     def pause(self, tries: int, *, busy: bool) -> float | None:
         """Seconds before the next try; None for no further one."""
@@ -187,9 +188,7 @@ class Postgres:
         if (pk := columns.get("pk")) is not None and not pk[2] and not pk[3]:
             # As magnus makes it: SQLAlchemy asked the sequence itself.
             self.new_pk = func.nextval(_beside(table, "id_seq"))
-        link = connection.connection.driver_connection
-        assert isinstance(link, _Link)
-        self.ascii_only = link.info.parameter_status("server_encoding") != "UTF8"
+        self.ascii_only = _link_of(connection).info.parameter_status("server_encoding") != "UTF8"
         keys = [row[0] for row in connection.execute(sqlalchemy.text(_UNIQUE_KEYS), named)]
         return Shape.of(set(columns), unique=["attribute_key", "run_id"] in keys)
 
@@ -219,6 +218,35 @@ class Postgres:
         finally:
             if not connection.invalidated:
                 connection.exec_driver_sql("SET synchronous_commit = off")
+
+    def is_direct(self, connection: Connection) -> bool:
+        """Whether the session is the connection's own. A pooler says a number that is no process of the server. One request."""
+        link = _link_of(connection)
+        return bool(connection.execute(sqlalchemy.text(_PROCESS)).scalar_one() == link.info.backend_pid)
+
+    def enter(self, connection: Connection, key: str, until: float, *, shared: bool) -> None:
+        """Locks the key for the session. One request.
+
+        The server ends the session, and the lock with it, where nothing is asked of it for a while: its process was stopped, or its host is gone.
+        """
+        wait = max(1, int((until - time.monotonic()) * 750))  # so that the server's answer comes before the deadline
+        idle = max(1, int(self._settings.deadline * 1000 / 3))
+        settings = _idle_settings(connection)
+        said = [f"set_config('{name}', :idle, false)" for name in settings]
+        lock = f"pg_advisory_lock{'_shared' if shared else ''}(:number)"
+        connection.execute(
+            sqlalchemy.text(f"SELECT set_config('lock_timeout', :wait, true), {', '.join(said)}, {lock}"),
+            {"wait": f"{wait}ms", "idle": f"{idle}ms", "number": _number_of("excluding", key)},
+        )
+
+    def leave(self, connection: Connection, key: str, *, shared: bool) -> None:
+        """Unlocks it. One request."""
+        said = [f"set_config('{name}', NULL, false)" for name in _idle_settings(connection)]
+        unlock = f"pg_advisory_unlock{'_shared' if shared else ''}(:number)"
+        connection.execute(
+            sqlalchemy.text(f"SELECT {unlock}, {', '.join(said)}"),
+            {"number": _number_of("excluding", key)},
+        )
 
     def insert(self, table: TableClause) -> Any:
         return postgresql.insert(table)
@@ -297,9 +325,29 @@ def _beside(table: str, name: str) -> str:
 
 
 def _lock(connection: Connection, *what: str) -> None:
+    connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(_number_of(*what))))
+
+
+def _number_of(*what: str) -> int:
+    """What PostgreSQL calls a lock by; two things may share one."""
     digest = hashlib.blake2b("\0".join(what).encode(), digest_size=8).digest()
-    number = int.from_bytes(digest, "big", signed=True)
-    connection.execute(sqlalchemy.select(func.pg_advisory_xact_lock(number)))
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _link_of(connection: Connection) -> _Link:
+    link = connection.connection.driver_connection
+    assert isinstance(link, _Link)
+    return link
+
+
+def _idle_settings(connection: Connection) -> tuple[str, ...]:
+    """What ends a session that nothing is asked of."""
+    in_transaction = "idle_in_transaction_session_timeout"
+    return (
+        (in_transaction, "idle_session_timeout")
+        if _link_of(connection).info.server_version >= _IDLE_SESSIONS
+        else (in_transaction,)
+    )
 
 
 @contextmanager

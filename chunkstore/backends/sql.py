@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
 
 from chunkstore.backends.contract import ANY, Blob, Condition, Entry, Guarantees
+from chunkstore.backends.hostlock import HostLocks
 from chunkstore.backends.sqldatabase import Database, Request, conflict
 from chunkstore.backends.sqlrow import TABLE, address_of, bytes_of, text_of
 from chunkstore.backends.sqlsettings import Durability, SqlSettings
@@ -94,6 +97,10 @@ class SqlBackend:
         self._database = Database(self.settings)
         self._versions = ProcessLocal(_fresh_versions)
         self._stated: Guarantees | None = None
+        self._excludes: bool | None = True if self.settings.is_sqlite else None
+        # By the file that is meant, whatever it is called; beside it, as SQLite's own log is.
+        folder = f"{os.path.realpath(self.settings.path)}-leases" if self.settings.is_sqlite else ""
+        self._exclusions = HostLocks(folder, timeout=self.settings.deadline)
         if not self.settings.is_sqlite:
             self._database.side  # noqa: B018 - without psycopg it fails here, and not at the first write
 
@@ -234,6 +241,18 @@ class SqlBackend:
         nothing: builtins.list[str] = []
         found = self._database.run(Request("list", ""), work, nothing)
         return iter([run for run in found if not run.startswith(".")])
+
+    def excludes(self) -> bool:
+        """See `chunkstore.backends.Excluding`. Not behind a pooler, where a session of the server may be another one with each statement. One statement, once."""
+        if self._excludes is None:
+            self._excludes = self._database.knows_sessions()
+        return self._excludes
+
+    def excluding(self, key: str, *, shared: bool = False) -> AbstractContextManager[None]:
+        """See `chunkstore.backends.Excluding`. In an SQLite file by lock files beside it, one at a time; in PostgreSQL by the session that the verbs inside use: two statements."""
+        return (
+            self._exclusions.holding(key) if self.settings.is_sqlite else self._database.excluding(key, shared=shared)
+        )
 
     def close(self) -> None:
         """Lets this process's connections go. They are made anew when the backend is used again."""

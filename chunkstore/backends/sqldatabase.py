@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine
@@ -40,6 +41,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SHOWN_KEYS: Final = 5
+_LEAVING_SECONDS: Final = 3.0
+"""How long the answer to an unlock is waited for, before the connection is closed instead."""
 
 
 class Side(Speech, Protocol):
@@ -61,6 +64,21 @@ class Side(Speech, Protocol):
     def guarantees(self, connection: Connection | None) -> Guarantees: ...
     def lasting(self, connection: Connection, *, barrier: bool) -> AbstractContextManager[None]: ...
     def make(self, connection: Connection, table: str, shape: Shape) -> None: ...
+
+
+@runtime_checkable
+class Sessions(Protocol):
+    """A database that locks by the session of a connection, and lets go when that ends."""
+
+    def is_direct(self, connection: Connection) -> bool: ...
+    def enter(self, connection: Connection, key: str, until: float, *, shared: bool) -> None: ...
+    def leave(self, connection: Connection, key: str, *, shared: bool) -> None: ...
+
+
+class _Within(threading.local):
+    """The connection whose session keeps others out for this thread; all that the thread asks for goes by it."""
+
+    connection: Connection | None = None
 
 
 class SaidError(Exception):
@@ -88,6 +106,7 @@ class _Here:
     def __init__(self, settings: SqlSettings) -> None:
         self.side = _side_of(settings)
         self.known: tuple[int, Statements] | None = None
+        self.within = _Within()
         self._finalizer = weakref.finalize(self, _dispose, self.side.engine, os.getpid())
 
     def known_statements(self) -> Statements | None:
@@ -111,6 +130,20 @@ def _dispose(engine: Engine, process: int) -> None:
     # Not in a child: what it inherited is its parent's.
     if os.getpid() == process:
         engine.dispose()
+
+
+def _sessions_of(here: _Here) -> Sessions:
+    assert isinstance(here.side, Sessions)
+    return here.side
+
+
+def _end(connection: Connection) -> None:
+    """Closes a connection for good, and with it what its session holds."""
+    try:
+        if not connection.invalidated:
+            connection.invalidate()
+    finally:
+        connection.close()
 
 
 class Database:
@@ -145,6 +178,70 @@ class Database:
 
         return self._insist(here, Request("ask", ""), once)
 
+    def knows_sessions(self) -> bool:
+        """Whether each connection has a session of the server to itself. One statement."""
+        sessions = _sessions_of(self._here.get())
+        return self.ask(sessions.is_direct)
+
+    @contextmanager
+    def excluding(self, key: str, *, shared: bool) -> Iterator[None]:
+        """A block in which nobody else is in one of the same key, unless both are shared. What this thread does inside goes by the session that holds the lock.
+
+        So nothing is done once that session has ended; and no thread waits for a second connection while others wait for the lock that it holds.
+        """
+        here, process = self._here.get(), os.getpid()
+        held: list[Connection] = []
+        before = here.within.connection
+
+        def once(until: float, _: list[bool]) -> None:
+            self._enter(here, key, until, held, shared=shared)
+
+        try:
+            self._insist(here, Request("lock", key), once)
+            here.within.connection = held[0]
+            yield
+        finally:
+            here.within.connection = before
+            if held and os.getpid() == process:
+                self._leave(here, key, held.pop(), shared=shared)
+
+    def _enter(self, here: _Here, key: str, until: float, held: list[Connection], *, shared: bool) -> None:
+        held[:] = [here.side.engine.connect()]
+        here.side.limit(held[0], until)
+        try:
+            _sessions_of(here).enter(held[0], key, until, shared=shared)
+            is_free = True
+        except sqlalchemy.exc.DBAPIError as error:
+            _end(held.pop())  # it may have got the lock after all
+            is_free = fault_of(error.orig or error, sent=True)[0] is not sqlfaults.BUSY
+            if is_free:
+                raise
+        if is_free:
+            return
+        # Outside of `except`, as all errors here.
+        raise BackendUnavailableError(
+            f"cannot lock {key!r}: others held its lock in {self.settings.place} for {self.settings.deadline:g} s. "
+            "Try again; if it stays so, look for a process that hangs while it writes.",
+            transient=True,
+            key=key,
+        )
+
+    def _leave(self, here: _Here, key: str, connection: Connection, *, shared: bool) -> None:
+        """Never raises for what the server says: what was done is done. A session that may still have the lock is ended."""
+        is_left = False
+        try:
+            if not connection.invalidated:
+                here.side.limit(connection, time.monotonic() + _LEAVING_SECONDS)
+                _sessions_of(here).leave(connection, key, shared=shared)
+                is_left = True
+        except sqlalchemy.exc.DBAPIError as error:
+            log.debug("the lock of %r in %s ended with its connection: %s", key, self.settings.place, type(error.orig))
+        finally:
+            if is_left:
+                connection.close()
+            else:
+                _end(connection)
+
     def _insist(self, here: _Here, request: Request, once: Callable[[float, list[bool]], T]) -> T:
         """`once`, tried again where that can help and can do no harm, within the deadline."""
         log.debug("%s %r in %s", request.verb, request.key, self.settings.place)
@@ -167,19 +264,53 @@ class Database:
 
     def _once(self, here: _Here, request: Request, work: Work[T], nothing: T, until: float, sent: list[bool]) -> T:
         side = here.side
+        if here.within.connection is not None:
+            return self._within(here, here.within.connection, request, work, nothing, until, sent)
         with side.guard():
             if not side.find(make=request.makes and side.makes_table):
                 if not side.makes_table:
                     raise self._no_table(request)
                 return nothing
             with side.engine.connect() as connection:
-                side.limit(connection, until)
-                statements = here.known_statements() or self._learn(here, connection, request)
-                if statements is None:
-                    return nothing
-                side.limit(connection, until)
-                sent.append(True)
-                return work(connection, statements)
+                return self._worked(here, connection, request, work, nothing, until, sent)
+
+    def _within(
+        self,
+        here: _Here,
+        connection: Connection,
+        request: Request,
+        work: Work[T],
+        nothing: T,
+        until: float,
+        sent: list[bool],
+    ) -> T:
+        # By no other connection: the lock has gone with this one, and others may be at it.
+        if connection.invalidated:
+            raise BackendUnavailableError(
+                f"cannot {request.verb} {request.key!r} in {self.settings.place}: the session that kept others out has ended. Try again.",
+                transient=True,
+                key=request.key,
+            )
+        return self._worked(here, connection, request, work, nothing, until, sent)
+
+    def _worked(
+        self,
+        here: _Here,
+        connection: Connection,
+        request: Request,
+        work: Work[T],
+        nothing: T,
+        until: float,
+        sent: list[bool],
+    ) -> T:
+        side = here.side
+        side.limit(connection, until)
+        statements = here.known_statements() or self._learn(here, connection, request)
+        if statements is None:
+            return nothing
+        side.limit(connection, until)
+        sent.append(True)
+        return work(connection, statements)
 
     def _learn(self, here: _Here, connection: Connection, request: Request) -> Statements | None:
         """What the table offers; made or completed where the settings say so and the request writes."""

@@ -23,7 +23,7 @@ from chunkstore.backends.local import LocalBackend
 from chunkstore.leases import boot_seconds, take
 from chunkstore.maintenance import sweep_leases
 from chunkstore.testing import CountingBackend
-from places import again, at_once, between, in_bucket
+from places import again, at_once, between, in_bucket, in_database, table_for
 from rigs import Tally
 from tcp_faults import TcpFaults
 
@@ -41,6 +41,8 @@ pytestmark = [
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     if request.param in ("minio", "rclone"):
         return in_bucket(request.getfixturevalue(f"{request.param}_server"), tmp_path)
+    if request.param in ("sqlite", "postgres"):
+        return table_for(request.param, request, tmp_path)
     local = LocalBackend(tmp_path / "runs")
     return local if request.param == "local" else Elsewhere(local)
 
@@ -59,14 +61,17 @@ class Elsewhere(CountingBackend):
         return super().put(key, data, condition, barrier=barrier)
 
 
-class Stopping(LocalBackend):
-    """A disk as it is; the same."""
+def stopping(backend: Backend) -> Backend:
+    """A place as it is, which stops its process right before a put of the key `stops_at`."""
+    put = backend.put
 
-    stops_at = ""
+    def stopped(key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
+        stop_at(backend.stops_at, key)  # type: ignore[attr-defined]
+        return put(key, data, condition, barrier=barrier)
 
-    def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
-        stop_at(self.stops_at, key)
-        return super().put(key, data, condition, barrier=barrier)
+    backend.stops_at = ""  # type: ignore[attr-defined]
+    backend.put = stopped  # type: ignore[method-assign]
+    return backend
 
 
 def stop_at(where: str, key: str) -> None:
@@ -146,7 +151,7 @@ def founded(backend: Backend) -> ChunkedRunLogStore:
     return store
 
 
-@on("local", "elsewhere", "minio")
+@on("local", "elsewhere", "minio", "sqlite", "postgres")
 def test_a_holder_that_was_stopped_past_its_ttl_writes_nothing_any_more(backend: Backend, tally: Tally) -> None:
     store = founded(backend)
     with holder(backend) as (pid, pipe):
@@ -190,9 +195,9 @@ def test_one_that_is_stopped_between_its_check_and_its_write_leaves_nothing(
             assert content(backend) == before
 
 
-def test_on_a_disk_one_that_is_stopped_in_its_write_keeps_the_lease_until_it_goes_on(tmp_path: Path) -> None:
-    backend = Stopping(tmp_path / "runs")
-    store = founded(backend)
+@on("local", "sqlite")
+def test_on_a_disk_one_that_is_stopped_in_its_write_keeps_the_lease_until_it_goes_on(backend: Backend) -> None:
+    store = founded(stopping(backend))
     with holder(backend) as (pid, pipe):
         pipe.send(("stop at", "r/step.last.json"))
         assert said(pipe) == "done"
@@ -210,6 +215,40 @@ def test_on_a_disk_one_that_is_stopped_in_its_write_keeps_the_lease_until_it_goe
         pipe.send(("step", "late"))
         assert said(pipe) == "LeaseLostError"
         found[0].release()
+
+
+def test_in_postgresql_the_write_of_one_that_is_stopped_in_it_is_lost_and_others_go_on(
+    request: pytest.FixtureRequest,
+) -> None:
+    server = request.getfixturevalue("postgres_server")
+    backend = stopping(in_database(server.url(), table_name=server.new_table(), deadline=3.0))
+    request.addfinalizer(backend.close)
+    store = founded(backend)
+    with holder(backend) as (pid, pipe):
+        pipe.send(("stop at", "r/run.json"))
+        assert said(pipe) == "done"
+        pipe.send(("status", "LATE"))
+        stopped(pid)
+        with store.lease("r", ttl=30, wait=WATCHDOG) as lease:  # the server has ended its session
+            before = content(backend)  # nothing is written by the new holder that would stand in its way
+            os.kill(pid, signal.SIGCONT)
+            assert said(pipe) == "LeaseLostError"
+            assert content(backend) == before
+            lease.check()
+
+
+@on("postgres")
+def test_one_that_is_killed_in_its_write_keeps_nobody_out(backend: Backend) -> None:
+    store = founded(stopping(backend))
+    with holder(backend) as (pid, pipe):
+        pipe.send(("stop at", "r/step.last.json"))
+        assert said(pipe) == "done"
+        pipe.send(("step", "last"))
+        stopped(pid)
+        os.kill(pid, signal.SIGKILL)
+        with store.lease("r", wait=WATCHDOG) as lease:
+            write(store.fenced(lease), "step", "mine")
+    assert list(again(store).get_run_log_by_id("r").steps) == ["mine"]
 
 
 @on("local", "minio")
@@ -293,7 +332,7 @@ def contend(backend: Backend, times: int, seed: int) -> list[tuple[int, float, f
     return held
 
 
-@on("local", "elsewhere", "minio")
+@on("local", "elsewhere", "minio", "sqlite", "postgres")
 def test_of_eight_contenders_one_has_it_at_any_moment_and_generations_rise(backend: Backend, tally: Tally) -> None:
     store = founded(backend)
     held = sorted(

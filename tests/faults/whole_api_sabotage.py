@@ -80,8 +80,8 @@ def a_rewrite_is_a_creation(patch: pytest.MonkeyPatch) -> None:
     real = chunks._signed
     stamps = (f"2026-01-01T00:00:00.{number:09d}Z" for number in range(1_000_000_000))
 
-    def signed(envelope: Any, session: str, number: int) -> Any:
-        made = real(envelope, session, number)
+    def signed(envelope: Any, session: str, number: int, fences: Any) -> Any:
+        made = real(envelope, session, number, fences)
         return made._replace(created_at=next(stamps)) if envelope.writers else made
 
     patch.setattr(chunks, "_signed", signed)
@@ -142,7 +142,7 @@ def nan_becomes_null(patch: pytest.MonkeyPatch) -> None:
 
 
 def own_writes_are_not_recognised(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(chunks, "_signed", lambda envelope, session, number: envelope)
+    patch.setattr(chunks, "_signed", lambda envelope, session, number, fences: envelope)
 
 
 def a_broken_listing_passes_for_a_whole_one(patch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,18 @@ from chunkstore import (
     NotSupportedError,
     RunLogNotFoundError,
     WorkerLease,
+    WriteStateUnknownError,
     keys,
 )
-from chunkstore.backends import ANY, Backend, Condition, Guarantees
+from chunkstore.backends import ANY, CREATE, FOUND, Backend, Condition, Excluding, Guarantees
 from chunkstore.backends.local import LocalBackend
 from chunkstore.leases import LeaseClock, boot_seconds, take
 from chunkstore.maintenance import copy_runs, list_leases, sweep_leases, verify, written_under
 from chunkstore.testing import CountingBackend
 from chunkstore.testing.wrappers import Fault, FlakyBackend
-from places import again, at_once, memory
+from databases import Postgres
+from places import again, at_once, in_database, in_file, memory, place
+from sql_wire import SqlWire, When
 from twins import Awaited
 
 KEY = ".leases/r@executor.json"
@@ -88,6 +92,18 @@ def passing() -> Time:
 @pytest.fixture
 def backend() -> Hooked:
     return Hooked(memory())
+
+
+@pytest.fixture(params=["memory", "local", "sqlite", "postgres"])
+def exclusive(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """A place that keeps others out while a lease is looked at and a chunk written."""
+    return place(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def exclusive_file(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """One that other processes see too."""
+    return place(request.param, request, tmp_path)
 
 
 @pytest.fixture
@@ -145,10 +161,15 @@ class TestTaking:
     def test_where_the_place_keeps_only_threads_or_one_host_apart_it_says_so(
         self, tmp_path: Path, passing: Time
     ) -> None:
-        for place, said in ((memory(), "threads of one process"), (LocalBackend(tmp_path), "processes of one host")):
-            assert not taken(place, passing).across_hosts
+        host = "processes of one host"
+        for one, said in (
+            (memory(), "threads of one process"),
+            (LocalBackend(tmp_path), host),
+            (in_file(tmp_path), host),
+        ):
+            assert not taken(one, passing).across_hosts
             with pytest.raises(NotSupportedError, match=said):
-                taken(place, passing, across_hosts=True)
+                taken(one, passing, across_hosts=True)
         with pytest.raises(NotSupportedError, match="conditional writes"):
             taken(Hooked(memory(), conditional_update=False), passing)
 
@@ -550,20 +571,18 @@ class TestStoppedBetweenCheckAndWrite:
             step(fenced, "late")
         assert list(again(store).get_run_log_by_id("r").steps) == ["s"]
 
-    @pytest.mark.parametrize("sort", ["memory", "local"])
-    def test_where_all_are_on_one_host_nobody_can_take_it_meanwhile(
-        self, sort: str, tmp_path: Path, passing: Time
+    def test_where_the_place_keeps_others_out_nobody_can_take_it_meanwhile(
+        self, exclusive: Backend, passing: Time, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        base = type(memory()) if sort == "memory" else LocalBackend
+        backend, put = exclusive, exclusive.put
         found: list[str] = []
 
-        class Slow(base):  # type: ignore[misc, valid-type]
-            def put(self, key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
-                if key == "r/step.s.json":
-                    passing.on(31)
-                    taker.start()
-                    found.append("taken" if taken_over.wait(0.2) else "waits")
-                return super().put(key, data, condition, barrier=barrier)
+        def slow(key: str, data: bytes, condition: Condition, *, barrier: bool = False) -> str:
+            if key == "r/step.s.json":
+                passing.on(31)
+                taker.start()
+                found.append("taken" if taken_over.wait(0.2) else "waits")
+            return put(key, data, condition, barrier=barrier)
 
         def take_over() -> None:
             lease = taken(backend, passing, wait=60)
@@ -571,7 +590,7 @@ class TestStoppedBetweenCheckAndWrite:
             later = ChunkedRunLogStore(backend).fenced(lease)
             found.extend(later.get_run_log_by_id("r").steps)
 
-        backend = Slow(f"slow {id(found)}" if sort == "memory" else tmp_path / "runs")
+        monkeypatch.setattr(backend, "put", slow)
         store = ChunkedRunLogStore(backend)
         store.create_run_log("r")
         fenced = store.fenced(taken(backend, passing))
@@ -582,8 +601,8 @@ class TestStoppedBetweenCheckAndWrite:
         with pytest.raises(LeaseLostError):
             step(fenced, "t")
 
-    def test_there_it_is_looked_at_whatever_the_holder_believes(self, passing: Time) -> None:
-        backend = memory()
+    def test_there_it_is_looked_at_whatever_the_holder_believes(self, exclusive: Backend, passing: Time) -> None:
+        backend = exclusive
         store = ChunkedRunLogStore(backend)
         store.create_run_log("r")
         fenced = store.fenced(lease := taken(backend, passing))
@@ -593,10 +612,155 @@ class TestStoppedBetweenCheckAndWrite:
         assert lease.lost
         assert again(store).get_run_log_by_id("r").steps == {}
 
+    def test_there_a_renewal_waits_for_nobody_who_writes_under_it(self, exclusive: Backend, passing: Time) -> None:
+        lease = taken(exclusive, passing)
+        with lease.standing():
+            assert at_once_in_a_thread(lease.renew) is None
+        lease.release()
+
+
+class TestKeepingOthersOut:
+    """What `chunkstore.backends.Excluding` says, place by place."""
+
+    def test_nobody_else_is_in_a_block_of_the_same_key(self, exclusive: Backend) -> None:
+        assert isinstance(exclusive, Excluding)
+        assert exclusive.excludes()
+        exclusive.put("r/n.json", b"{}", FOUND)
+        inside, most, done = [], [], []
+
+        def enter() -> None:
+            for _ in range(10):
+                with exclusive.excluding("k"):
+                    inside.append(1)
+                    most.append(len(inside))
+                    exclusive.put("r/n.json", b"{}", ANY)
+                    inside.pop()
+            done.append(True)
+
+        threads = [threading.Thread(target=enter) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WATCHDOG)
+        assert (max(most), len(done)) == (1, 3)
+
+    def test_who_waits_longer_than_the_deadline_is_told_and_no_connection_is_lost(
+        self, postgres_server: Postgres
+    ) -> None:
+        table = postgres_server.new_table()
+        with (
+            closing(in_database(postgres_server.url(), table_name=table)) as first,
+            closing(in_database(postgres_server.url(), table_name=table, deadline=1.0, max_connections=1)) as second,
+        ):
+            with first.excluding(KEY):
+                with pytest.raises(BackendUnavailableError, match=r"cannot lock .*others held") as told:
+                    second.excluding(KEY, shared=True).__enter__()
+                assert told.value.transient
+                with second.excluding("another", shared=True):
+                    second.put("r/n.json", b"{}", ANY)
+            with first.excluding(KEY, shared=True), second.excluding(KEY, shared=True):
+                assert second.get("r/n.json").data == b"{}"
+            assert locks(postgres_server) == 0
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("at", range(3))
+    def test_where_the_connection_breaks_nothing_is_written_outside_and_nobody_is_kept_out(
+        self, postgres_server: Postgres, at: int, when: When
+    ) -> None:
+        """At the lock, at the write, at the unlock."""
+        table = postgres_server.new_table()
+        with (
+            SqlWire(postgres_server) as wire,
+            closing(in_database(wire.url(), table_name=table)) as backend,
+            closing(in_database(postgres_server.url(), table_name=table)) as other,
+        ):
+            assert list(backend.folders()) == []
+            assert backend.excludes()
+            wire.reset()
+            wire.strike(at, when)
+            try:
+                with backend.excluding(KEY):
+                    backend.put("r/n.json", b"{}", CREATE)
+                assert at != 1
+            except WriteStateUnknownError:
+                assert at == 1
+            assert wire.struck == 1
+            with other.excluding(KEY):
+                assert bool([*other.list("r/")]) is (at != 1 or when == "after")
+            assert locks(postgres_server) == 0
+
+    def test_after_its_session_was_ended_nothing_is_written_any_more(self, postgres_server: Postgres) -> None:
+        table = postgres_server.new_table()
+        with (
+            closing(in_database(postgres_server.url(), table_name=table, deadline=2.0)) as backend,
+            closing(in_database(postgres_server.url(), table_name=table)) as other,
+        ):
+            with (
+                backend.excluding(KEY, shared=True),
+                other.excluding(KEY),
+            ):  # once the server has ended the first session
+                for said in ("the connection broke", "session .* has ended", "session .* has ended"):
+                    with pytest.raises(BackendUnavailableError, match=said):
+                        backend.put("r/late.json", b"{}", ANY)
+            backend.put("r/early.json", b"{}", ANY)
+            assert [entry.key for entry in other.list("r/")] == ["r/early.json"]
+
+    def test_behind_a_pooler_postgresql_is_as_any_other_server(self, postgres_server: Postgres, passing: Time) -> None:
+        with (
+            SqlWire(postgres_server, pools=True) as wire,
+            closing(in_database(wire.url(), table_name=postgres_server.new_table())) as backend,
+        ):
+            assert not backend.excludes()
+            store = ChunkedRunLogStore(backend)
+            store.create_run_log("r")
+            fenced = store.fenced(lease := taken(backend, passing))
+            wire.reset()
+            step(fenced)
+            assert [one.split()[0] for one in wire.statements] == ["INSERT"]
+            passing.on(31)
+            taken(backend, passing, wait=60)
+            with pytest.raises(LeaseLostError):
+                step(fenced, "t")
+            assert lease.lost
+
+    def test_what_it_costs_in_statements(self, postgres_server: Postgres, passing: Time) -> None:
+        with (
+            SqlWire(postgres_server) as wire,
+            closing(in_database(wire.url(), table_name=postgres_server.new_table())) as backend,
+        ):
+            store = ChunkedRunLogStore(backend)
+            store.create_run_log("r")
+            fenced = store.fenced(lease := taken(backend, passing))
+            wire.reset()
+            step(fenced)
+            assert [one.split()[0] for one in wire.statements] == ["SELECT", "SELECT", "INSERT", "SELECT"]
+            wire.reset()
+            step(store, "t")
+            assert [one.split()[0] for one in wire.statements] == ["INSERT"]
+            wire.reset()
+            lease.renew()
+            assert [one.split()[0] for one in wire.statements] == ["UPDATE"]
+
+
+def locks(server: Postgres) -> int:
+    """How many advisory locks there are, once the server has taken note of what was closed."""
+    asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    until(lambda: server.run(asked) == [(0,)])
+    return int(server.run(asked)[0][0])
+
+
+def at_once_in_a_thread(work: Callable[[], object]) -> object:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join(WATCHDOG)
+    return found[0]
+
 
 class TestWorkers:
-    def test_one_in_another_process_writes_as_long_as_it_is_held(self, tmp_path: Path) -> None:
-        store = ChunkedRunLogStore(LocalBackend(tmp_path / "runs"))
+    @pytest.mark.parametrize("exclusive_file", ["local", "postgres"], indirect=True)
+    def test_one_in_another_process_writes_as_long_as_it_is_held(self, exclusive_file: Backend) -> None:
+        store = ChunkedRunLogStore(exclusive_file)
         store.create_run_log("r")
         lease = store.lease("r")
         sent = pickle.dumps(store.fenced(lease))
@@ -608,8 +772,9 @@ class TestWorkers:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-    def test_a_forked_child_writes_under_it_and_neither_holds_nor_releases_it(self, tmp_path: Path) -> None:
-        store = ChunkedRunLogStore(LocalBackend(tmp_path / "runs"))
+    @pytest.mark.parametrize("exclusive_file", ["local", "sqlite", "postgres"], indirect=True)
+    def test_a_forked_child_writes_under_it_and_neither_holds_nor_releases_it(self, exclusive_file: Backend) -> None:
+        store = ChunkedRunLogStore(exclusive_file)
         store.create_run_log("r")
         with store.lease("r") as lease:
             fenced = store.fenced(lease)
@@ -735,6 +900,21 @@ class TestSweeping:
         assert [one.name for one in list_leases(store)] == ["other"]
         assert taken(backend, passing).generation == 8
         held.renew()
+
+    @pytest.mark.parametrize("name", ["local", "sqlite", "postgres"])
+    def test_a_run_that_is_deleted_and_made_again_has_higher_generations(
+        self, name: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        store, seen = ChunkedRunLogStore(place(name, request, tmp_path)), []
+        for _ in range(3):
+            with store.lease("r") as lease:
+                seen.append(lease.generation)
+                store.fenced(lease).create_run_log("r")
+            store.delete_run_log("r")
+            with store.lease("r") as lease:
+                seen.append(lease.generation)
+            assert [one.run_id for one in sweep_leases(store).gone] == ["r"]
+        assert seen == [1, 2, 3, 4, 5, 6]
 
     def test_what_it_costs(self, store: ChunkedRunLogStore, backend: Hooked, passing: Time) -> None:
         for name in "abc":
