@@ -16,9 +16,7 @@ from chunkstore import (
     ChunkedRunLogStore,
     ChunkStoreError,
     ConflictError,
-    RunLog,
     RunLogExistsError,
-    StepLog,
     WriteStateUnknownError,
 )
 from chunkstore.backends import Backend, Condition
