@@ -168,7 +168,9 @@ def _model(kind: str, keys: Mapping[str, object]) -> type[PlaceKeys] | None:
         return KEYS[kind]
     url = keys.get("url", "runs/")
     if not isinstance(url, str) or not url:
-        raise InvalidInputError("url: it must be text: a folder such as 'runs/', or 's3://bucket/prefix'", name="url")
+        raise InvalidInputError(
+            "url: it must be text: a folder such as 'runs/', 's3://bucket/prefix', or a database's URL", name="url"
+        )
     return None if url.startswith("${") else url_keys(settings_model(url))
 
 

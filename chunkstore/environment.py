@@ -29,7 +29,8 @@ def open_from_environment(*, schema: Schema = OWN, secrets: Secrets | None = Non
     url = os.environ.get(f"{_VARIABLE}URL", "")
     if not url:
         raise InvalidInputError(
-            "which store? Set CHUNKSTORE_URL to a folder or s3://bucket/prefix", name="CHUNKSTORE_URL"
+            "which store? Set CHUNKSTORE_URL to a folder, s3://bucket/prefix, or a database's URL",
+            name="CHUNKSTORE_URL",
         )
     return open_store(url, schema=schema, secrets=secrets, **environment_settings(url))
 

@@ -139,7 +139,7 @@ def place_of(store: str, files: Sequence[ConfigFile], source: str = "--store") -
             found = _named(file.store, str(file.path), files)
             return found or Place(_from(file.path, file.store), str(file.path), file=file.path)
     raise InvalidInputError(
-        "which store? Give --store (-s) with a folder, s3://bucket/prefix or a name, set CHUNKSTORE_URL, "
+        "which store? Give --store (-s) with a folder, a URL (s3://bucket/prefix, sqlite:///runs.db) or a name, set CHUNKSTORE_URL, "
         f'or write  store = "…"  into {FILE_NAME}; `chunkstore demo` makes one to look at'
     )
 

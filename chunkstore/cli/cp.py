@@ -55,7 +55,9 @@ class Copies(Document):
 
 
 _TOLD: Final = 20
-_STORE: Final = "A folder, s3://bucket/prefix, or a name from the configuration file."
+_STORE: Final = (
+    "A folder, s3://bucket/prefix, sqlite:///runs.db, postgresql://user@host/db, or a name from the configuration file."
+)
 
 
 def cp(

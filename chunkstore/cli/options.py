@@ -18,7 +18,7 @@ StoreOption: TypeAlias = Annotated[
         envvar="CHUNKSTORE_URL",
         show_default=False,
         autocompletion=complete_store,
-        help="The store: a folder, s3://bucket/prefix, or a name from the configuration file.",
+        help="The store: a folder, s3://bucket/prefix, sqlite:///runs.db, postgresql://user@host/db, or a name from the configuration file.",
     ),
 ]
 ConfigOption: TypeAlias = Annotated[
