@@ -15,6 +15,8 @@ from chunkstore.settings.configs import KEYS
 
 TOP = Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+NEEDS = {"databases.md": "sqlalchemy"}
+"""What the code of a page needs beyond the library itself."""
 BLOCK = re.compile(r"^```(\w+)( notest)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -26,6 +28,8 @@ def blocks(page: Path) -> list[tuple[str, bool, str]]:
 def test_the_python_of_a_page_runs_and_prints_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page.name in NEEDS:
+        pytest.importorskip(NEEDS[page.name])
     monkeypatch.chdir(tmp_path)
     for (language, notest, code), following in itertools.pairwise([*blocks(page), ("", False, "")]):
         if language != "python" or notest:
