@@ -142,6 +142,13 @@ class TestS3OnMoto(MinioStandsForTheEngine):
     def test_a_long_listing_is_complete(self, backend: Backend) -> None:
         super().test_a_long_listing_is_complete(backend)
 
+    # It closes the first one's buffer before it has counted the digest for the reply.
+    @pytest.mark.skip("moto answers 500 now and then where two puts of one key overlap: MinIO carries it")
+    def test_where_it_is_asynchronous_calls_of_one_loop_never_wait_for_each_other_for_ever(
+        self, backend: Backend
+    ) -> None:
+        super().test_where_it_is_asynchronous_calls_of_one_loop_never_wait_for_each_other_for_ever(backend)
+
     @pytest.fixture
     def server(self, moto_server: S3Server) -> S3Server:
         return moto_server
