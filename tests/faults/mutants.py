@@ -665,15 +665,15 @@ MUTANTS: Final = (
     Mutant(
         "leases: on one host nobody takes one while something is written under it",
         RECORDS,
-        "        with self.alone():  # a process",
-        "        with nullcontext():  # a process",
+        "        with nullcontext() if renewed else self.alone():",
+        "        with nullcontext():",
         OF_LEASES,
     ),
     Mutant(
         "leases: a worker asks at each write",
         LEASES,
-        "        with self._records.alone():\n            self.check()\n            yield\n",
-        "        with self._records.alone():\n            yield\n",
+        "        with self._records.alone(shared=True):\n            self.check()\n            yield\n",
+        "        with self._records.alone(shared=True):\n            yield\n",
         OF_LEASES,
     ),
     Mutant(

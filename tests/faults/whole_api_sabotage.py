@@ -173,7 +173,7 @@ def a_broken_listing_passes_for_a_whole_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_cannot_be_read_back_did_not_land(patch: pytest.MonkeyPatch) -> None:
-    def read_back(self: Any, key: str, failure: Exception) -> Any:
+    def read_back(self: Any, key: str, failure: Exception, condition: Any) -> Any:
         try:
             return self._read(key)
         except (ObjectNotFoundError, BackendUnavailableError):
