@@ -323,3 +323,8 @@ def test_a_foreign_package_is_imported_only_where_it_is_used(name: str) -> None:
 def test_a_file_opens_with_a_sentence_that_says_what_lives_there(name: str) -> None:
     first = (ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
     assert len(first) > 30
+
+
+def test_no_property_is_kept_under_a_lock_that_a_forked_child_would_inherit() -> None:
+    """That of `functools.cached_property` in Python 3.11 is one for all objects of a class, and nobody renews it after a fork."""
+    assert [name for name, file in FILES.items() if "import cached_property" in file.read_text(encoding="utf-8")] == []

@@ -6,10 +6,9 @@ the row, compares, writes where the row is still as it was read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -29,6 +28,8 @@ from sqlalchemy.sql.expression import ColumnElement, TableClause
 from chunkstore.backends.contract import Condition
 from chunkstore.backends.sqlrow import Address, sort_of, version_of
 from chunkstore.backends.sqltable import end_of, is_ours, size_of
+
+T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -92,6 +93,20 @@ class Statements(Protocol):
     def folders(self, connection: Connection) -> list[str]: ...
 
 
+class _Once(Generic[T]):
+    """A property that is computed once. That of functools holds a lock in Python 3.11, for which a child that is forked meanwhile waits for ever."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, _owner: type) -> T:
+        made = instance.__dict__[self._name] = self._make(instance)
+        return made
+
+
 class _Common:
     """What both kinds of table share."""
 
@@ -102,19 +117,22 @@ class _Common:
     def _exactly(self, of: ColumnElement[str]) -> ColumnElement[str]:
         return collate(of, self.speech.collation)
 
-    @cached_property
+    @_Once
     def _run(self) -> ColumnElement[str]:
         return self._exactly(self.table.c.run_id)
 
-    @cached_property
+    @_Once
     def _name(self) -> ColumnElement[str]:
         return self._exactly(self.table.c.attribute_key)
 
-    @cached_property
-    def _here(self) -> ColumnElement[bool]:
+    def _at(self) -> ColumnElement[bool]:
         return (self._run == bindparam("run")) & (self._name == bindparam("name"))
 
-    @cached_property
+    @_Once
+    def _here(self) -> ColumnElement[bool]:
+        return self._at()
+
+    @_Once
     def _size(self) -> ColumnElement[int]:
         value = self.table.c.attribute_value
         return size_of(self.speech.octets(value), value)
@@ -141,35 +159,35 @@ class _Common:
 class Versioned(_Common):
     """A table with versions and a unique key. One statement each; a conditional delete that removes nothing looks why."""
 
-    @cached_property
+    @_Once
     def _is_ours(self) -> ColumnElement[bool]:
         return self.table.c.version.is_not(None)
 
-    @cached_property
+    @_Once
     def _get(self) -> Executable:
         return select(self.table.c.attribute_value, self.table.c.version).where(self._here, self._is_ours)
 
-    @cached_property
+    @_Once
     def _get_many(self) -> Executable:
         wanted, columns = self.speech.wanted(), self.table.c
         there = (self._run == wanted.c.run) & (self._name == wanted.c.name) & self._is_ours
         picked = select(wanted.c.run, wanted.c.name, columns.attribute_value, columns.version)
         return picked.select_from(wanted.join(self.table, there))
 
-    @cached_property
+    @_Once
     def _create(self) -> Executable:
         made = self.speech.insert(self.table).values(**self._values(), version=bindparam("new"))
         made = made.on_conflict_do_nothing(index_elements=self._unique, index_where=self._is_ours)
         return _counted(made)
 
-    @cached_property
+    @_Once
     def _replace(self) -> Executable:
         made = self.speech.insert(self.table).values(**self._values(), version=bindparam("new"))
         changed: dict[str, Any] = {"attribute_value": bindparam("value"), "version": bindparam("new")}
         made = made.on_conflict_do_update(index_elements=self._unique, index_where=self._is_ours, set_=changed)
         return _counted(made)
 
-    @cached_property
+    @_Once
     def _update(self) -> Executable:
         values: dict[str, Any] = {"attribute_value": bindparam("value"), "version": bindparam("new")}
         return update(self.table).where(self._here, self.table.c.version == bindparam("old")).values(values)
@@ -215,7 +233,7 @@ class Versioned(_Common):
         """Steps from one run to the next through the unique key: what a run has beside its first row is not looked at."""
         return [row[0] for row in connection.execute(self._folders)]
 
-    @cached_property
+    @_Once
     def _folders(self) -> Executable:
         first = select(self._run.label("run")).where(self._is_ours).order_by(self._run).limit(1).subquery()
         runs = select(first.c.run).cte("runs", recursive=True)
@@ -228,11 +246,11 @@ class Versioned(_Common):
 class Unversioned(_Common):
     """The seed's table as it is. The version of a row is its primary key and the digest of its text."""
 
-    @cached_property
+    @_Once
     def _here(self) -> ColumnElement[bool]:
-        return super()._here & (self.table.c.attribute_type == bindparam("sort"))
+        return self._at() & (self.table.c.attribute_type == bindparam("sort"))
 
-    @cached_property
+    @_Once
     def _get(self) -> Executable:
         columns = self.table.c
         return select(columns.pk, columns.attribute_value).where(self._here).order_by(columns.pk)

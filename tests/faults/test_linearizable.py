@@ -347,7 +347,7 @@ SABOTAGES: Final = {
     "overwritten as a whole": (sabotage.overwrite_as_a_whole, histories.mixed),
     "a create that looks first": (sabotage.create_by_looking_first, histories.raw),
 }
-TRIES: Final = 30
+TRIES: Final = 120
 
 
 def sabotaged(breaking: Callable[[], None], work: Work) -> Work:
